@@ -1,0 +1,55 @@
+"""Options, markers and fixtures of the test suite; the vocabulary is in ``harness.py``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh
+
+# the tests of lib/ and of a tool's own modules run on the checkout, never on an installed copy
+sys.path[:0] = [str(CHECKOUT / "lib"), *map(str, sorted((CHECKOUT / "tools").glob("daq-*")))]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--daq-bin", metavar="DIR", type=Path, default=None,
+                     help="test the tools of this directory, not of the checkout's bin/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    chosen: Path | None = config.getoption("--daq-bin")
+    if chosen is not None and not (chosen / "daq-start").exists():
+        raise pytest.UsageError(f"--daq-bin: there is no daq-start in {chosen}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "daq" in getattr(item, "fixturenames", ()):
+            item.add_marker("installed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = {str(name) for mark in item.iter_markers("needs") for name in mark.args}
+    missing = sorted(name for name in wanted if not shutil.which(name, path=SYSTEM_PATH))
+    if not missing:
+        return
+    reason = f"{', '.join(missing)} not installed; run tests/setup-system as root"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def daq(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daq]:
+    """The tools, bound to a fresh spool; what they leave running ends with the test."""
+    chosen: Path | None = request.config.getoption("--daq-bin")
+    made = fresh(tmp_path, (chosen or CHECKOUT / "bin").absolute(), installed=chosen is not None)
+    try:
+        yield made
+    finally:
+        made.close()
