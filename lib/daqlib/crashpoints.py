@@ -1,0 +1,70 @@
+"""Named instants at which a test may kill or fail a tool; they do nothing otherwise.
+
+Every durable primitive and every step of a stage announces itself with :func:`passing`. The
+table :data:`POINTS` says for each what a death there leaves behind and who mends it: the crash
+matrix of the tests walks it and the operator's guide prints it.
+
+Set by tests only: ``DAQ_CRASH=POINT[:N]`` dies (SIGKILL) when the point is passed for the N-th
+time, ``DAQ_FAULT=POINT=ERRNO[:N]`` fails there with that error, ``DAQ_CRASH_TRACE=FILE``
+records the points passed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+#: Point -> (what a death there leaves, who mends it).
+POINTS: dict[str, tuple[str, str]] = {
+    "put.created": ("an empty dot-file", "nobody reads it; swept later"),
+    "put.written": ("a dot-file, perhaps not durable", "nobody reads it; swept later"),
+    "put.synced": ("a complete dot-file", "nobody reads it; swept later"),
+    "put.renamed": ("the file, its name not yet durable", "the next run reads or repeats it"),
+    "move.begin": ("nothing", "the next run repeats the step"),
+    "move.renamed": ("the file moved, not yet durable", "the next run goes on from there"),
+    "move.synced": ("the file moved", "the next run goes on from there"),
+    "append.begin": ("a log without the line", "the next run repeats the step"),
+    "append.torn": ("half a line in the log", "readers skip it, writers begin a new line"),
+    "append.written": ("the line, not yet durable", "the next run reads it"),
+    "lock.taken": ("a lock file that nobody holds", "the kernel: a lock dies with its holder"),
+    "stage.claimed": ("a lock file that nobody holds", "the next run claims the job anew"),
+    "stage.started": ("a try on record", "the next run; the try is counted"),
+    "stage.worked": ("outputs without a manifest", "the next run does the work again"),
+    "stage.manifest": ("a manifest, the job not moved", "the next run only moves the job"),
+    "stage.committed": ("the job in the next stage, no 'ok' logged", "nobody needs to"),
+    "stage.logged": ("the job in the next stage", "nobody needs to"),
+    "publish.sealed": ("a finished temporary", "the next run sweeps it and builds anew"),
+    "publish.renamed": ("the product, no manifest", "the next run knows it by the logged digest"),
+    "submit.reserved": ("an id without a job", "the same submission repeated takes it over"),
+    "submit.queued": ("a job, its submitter not told", "the same submission repeated succeeds"),
+}
+
+_counts: dict[str, int] = {}
+
+
+def passing(point: str) -> None:
+    """Announce a point; dies or fails there when a test asked for it.
+
+    Raises:
+        OSError: a test asked for that error.
+        AssertionError: the point is not in :data:`POINTS`.
+    """
+    if not _armed:
+        return
+    assert point in POINTS, point
+    count = _counts[point] = _counts.get(point, 0) + 1
+    if trace := os.environ.get("DAQ_CRASH_TRACE"):
+        with open(trace, "a", encoding="ascii") as file:
+            file.write(f"{point}:{count}\n")
+    crash, _, nth = os.environ.get("DAQ_CRASH", "").partition(":")
+    if crash == point and count == int(nth or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    wanted, _, nth = os.environ.get("DAQ_FAULT", "").partition(":")
+    fault, _, name = wanted.partition("=")
+    if fault == point and count >= int(nth or 1):
+        number = getattr(errno, name)
+        raise OSError(number, os.strerror(number), point)
+
+
+_armed = any(os.environ.get(name) for name in ("DAQ_CRASH", "DAQ_FAULT", "DAQ_CRASH_TRACE"))

@@ -1,0 +1,306 @@
+"""The durable file primitives: put, append, move, lock. Everything else is built on these.
+
+Rules that hold here: a name appears only when the bytes behind it are durable; a rename is
+followed by an ``fsync`` of both directories; a lock is an ``flock`` that the kernel drops with
+its last holder. Never: publishing by link and unlink, locks broken by age, rewriting in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+from daqlib.crashpoints import passing
+
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_BUFFER = 512 * 1024
+_PROBE_PATIENCE = 0.1  # seconds; a status probe holds a lock for microseconds
+_TEMPORARY = ".tmp-"
+
+
+def fsync_dir(path: str) -> None:
+    """Make the entries of a directory durable.
+
+    ``EINVAL`` and ``ENOTSUP`` are forgiven: some network file systems cannot sync a directory.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def temporary(path: str) -> str:
+    """Return a fresh dot-name in the directory of ``path`` for what will become ``path``."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f"{_TEMPORARY}{os.getpid()}-{time.monotonic_ns():x}-{name}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file name was made by :func:`temporary`."""
+    return name.startswith(_TEMPORARY)
+
+
+def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True) -> None:
+    """Write a whole file durably: temporary, ``fsync``, rename, ``fsync`` of the directory.
+
+    Args:
+        path: the final name.
+        data: the content.
+        mode: permission bits before the umask.
+        replace: whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: the name is taken and ``replace`` is false.
+        OSError: any system call failed; nothing is left under the final name.
+    """
+    embryo = temporary(path)
+    fd = os.open(embryo, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        passing("put.created")
+        _write_all(fd, data)
+        passing("put.written")
+        os.fsync(fd)
+        passing("put.synced")
+        closing, fd = fd, -1
+        os.close(closing)
+        if replace:
+            os.rename(embryo, path)
+        else:
+            rename_noreplace(embryo, path)
+    except BaseException:
+        if fd >= 0:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(embryo)
+        raise
+    passing("put.renamed")
+    fsync_dir(os.path.dirname(path))
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def move(source: str, target: str) -> bool:
+    """Rename without replacing anything, durably.
+
+    Returns:
+        False when ``source`` is not there: somebody else moved it, which is an answer.
+
+    Raises:
+        FileExistsError: ``target`` is taken.
+    """
+    passing("move.begin")
+    try:
+        rename_noreplace(source, target)
+    except FileNotFoundError:
+        if os.path.lexists(source):
+            raise  # it is the target's directory that is missing
+        return False
+    passing("move.renamed")
+    fsync_dir(os.path.dirname(target))
+    if os.path.dirname(source) != os.path.dirname(target):
+        fsync_dir(os.path.dirname(source))
+    passing("move.synced")
+    return True
+
+
+def rename_noreplace(source: str, target: str) -> None:
+    """Rename, refusing an existing target in the same system call where the kernel can.
+
+    Raises:
+        FileExistsError: ``target`` is taken.
+    """
+    code = _renameat2(source, target)
+    if code == 0:
+        return
+    if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(code, os.strerror(code), source, None, target)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+    os.rename(source, target)
+
+
+def _renameat2(source: str, target: str) -> int:
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return errno.ENOSYS
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+def create(path: str, data: bytes, *, mode: int = 0o664) -> None:
+    """Create a file that must not exist yet, durably; used to reserve a name.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    fsync_dir(os.path.dirname(path))
+
+
+def append(path: str, line: bytes, *, mode: int = 0o664) -> None:
+    """Append one line durably; concurrent appenders never mix and a torn line never spreads.
+
+    Args:
+        path: the log.
+        line: without a newline.
+        mode: permission bits before the umask, when the log is created.
+
+    Raises:
+        OSError: the line could not be written; the log is as it was.
+    """
+    new = not os.path.exists(path)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        passing("append.begin")
+        end = os.fstat(fd).st_size
+        # a crash can have torn the last line: never glue ours to it
+        lead = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""
+        _append_or_undo(fd, lead + line + b"\n", end)
+        passing("append.written")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    if new:
+        fsync_dir(os.path.dirname(path))
+
+
+def _append_or_undo(fd: int, data: bytes, end: int) -> None:
+    try:
+        if os.environ.get("DAQ_CRASH", "").startswith("append.torn"):
+            os.write(fd, data[: len(data) // 2])  # the half line that a power cut would leave
+            passing("append.torn")
+            os.ftruncate(fd, end)
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, end)
+        raise
+
+
+def lock(path: str, content: bytes = b"", patience: float = _PROBE_PATIENCE) -> int | None:
+    """Take an exclusive ``flock`` on a lock file without waiting for a worker.
+
+    A short retry keeps a mere probe from being taken for a worker. The inode of the descriptor
+    and of the path are compared, because the last holder may have unlinked the file.
+
+    Args:
+        path: the lock file; created when missing.
+        content: advisory text about the holder, for people and for the lister.
+        patience: seconds to try again, so that a probe is not taken for a worker.
+
+    Returns:
+        The locked descriptor, or None when somebody is at work. Release it with ``os.close``
+        only: unlocking explicitly would free it under a living child that inherited it.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
+        taken = _try_flock(fd, fcntl.LOCK_EX)
+        if taken and _is_same_file(fd, path):
+            break
+        os.close(fd)
+        if not taken and time.monotonic() >= deadline:
+            return None
+        time.sleep(0.005)
+    os.ftruncate(fd, 0)
+    os.write(fd, content)
+    passing("lock.taken")
+    return fd
+
+
+def _try_flock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_same_file(fd: int, path: str) -> bool:
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def is_locked(path: str) -> bool:
+    """Tell whether some process holds the lock file; never blocks and creates nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_flock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def read_regular(path: str) -> tuple[bytes, os.stat_result]:
+    """Read a whole small file and its status from one descriptor; never a link or a device.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is not a regular file (``ELOOP``, ``EISDIR`` or ``EINVAL``) or unreadable.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(), status
+    finally:
+        os.close(fd)
+
+
+def sha256(path: str) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits, streaming it."""
+    digest = hashlib.sha256()
+    for piece in _pieces(path):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(path: str) -> Iterator[memoryview]:
+    buffer = bytearray(_BUFFER)
+    view = memoryview(buffer)
+    with open(path, "rb", buffering=0) as file:
+        while n := file.readinto(buffer):
+            yield view[:n]
+
+
+def sweep(folder: str) -> None:
+    """Remove the temporaries that dead processes of this host left in a directory of ours."""
+    for name in os.listdir(folder):
+        pid = name[len(_TEMPORARY):].partition("-")[0]
+        if is_temporary(name) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))

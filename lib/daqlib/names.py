@@ -1,0 +1,116 @@
+"""Names that come from outside, checked before anything is written.
+
+A name that is used as a file name never holds ``/``, never is or holds ``..``, never begins with
+``-`` or ``.``, and holds no control characters; a location is absolute and cannot be read as an
+option by rsync or ssh.
+"""
+
+from __future__ import annotations
+
+import re
+
+from daqlib import errors
+
+#: A job id, and with it a file name in the spool.
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
+#: ``filePrefix``: the characters that ifw-daq accepts (eso-daq: letters, digits, ``-_.``).
+PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+SOURCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
+INSTRUMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]{0,31}")
+#: A host name, an address or an alias of the ssh configuration, optionally ``user@``.
+HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63}@)?[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
+
+
+def _check(pattern: re.Pattern[str], what: str, value: str, allowed: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value) or ".." in value:
+        raise errors.BadData(f"{what} {value!r} is not allowed", f"use {allowed}")
+    return value
+
+
+def check_id(value: str) -> str:
+    """Return a valid job id.
+
+    Raises:
+        errors.BadData: the id could not be a file name in the spool.
+    """
+    return _check(ID, "id", value, "1 to 128 letters, digits and ._:+- beginning with a letter "
+                  "or digit, without '..'")
+
+
+def check_prefix(value: str) -> str:
+    """Return a valid ``filePrefix``; empty is valid.
+
+    Raises:
+        errors.BadData: it holds other characters or could leave the result directory.
+    """
+    return value and _check(PREFIX, "filePrefix", value, "up to 64 letters, digits and -_. "
+                            "beginning with a letter, digit or _, without '..'")
+
+
+def check_source(value: str) -> str:
+    """Return a valid ``sourceName``.
+
+    Raises:
+        errors.BadData: it could not be part of a file name.
+    """
+    return _check(SOURCE, "sourceName", value, "1 to 64 letters, digits and ._+- beginning with "
+                  "a letter, digit or _, without '..'")
+
+
+def check_instrument(value: str) -> str:
+    """Return a valid instrument id, the first part of every file id.
+
+    Raises:
+        errors.BadData: it could not be part of a file name.
+    """
+    return _check(INSTRUMENT, "instrument_id", value, "1 to 32 letters, digits and _+-")
+
+
+def check_host(value: str) -> str:
+    """Return a valid host or ssh alias.
+
+    Raises:
+        errors.BadData: ssh or rsync could take it for something else.
+    """
+    return _check(HOST, "host", value, "a host name, address or ssh alias, optionally user@host")
+
+
+def check_path(value: str, what: str = "path") -> str:
+    """Return a valid absolute path.
+
+    Raises:
+        errors.BadData: it is relative, holds ``..`` as a component, or control characters.
+    """
+    text = isinstance(value, str) and value
+    if not text or not text.startswith("/") or not text.isprintable() or ".." in text.split("/"):
+        raise errors.BadData(f"{what} {value!r} is not allowed",
+                             "use an absolute path without '..' and control characters")
+    return text
+
+
+def split_location(value: str) -> tuple[str, str]:
+    """Split ``host:path`` or a plain path into (host, path); an empty host means this one.
+
+    A plain path may hold colons, as file ids do: only what stands before the first colon and
+    holds no slash is a host, the rule that scp and rsync follow.
+
+    Raises:
+        errors.BadData: host or path are not allowed.
+    """
+    host, colon, path = value.partition(":") if isinstance(value, str) else ("", "", value)
+    if not colon or "/" in host:
+        return "", check_path(value, "location")
+    return (check_host(host) if host else ""), check_path(path, "location")
+
+
+def file_name(value: str) -> str:
+    """Return a file name fit for the spool, made from the last component of a foreign path.
+
+    Raises:
+        errors.BadData: nothing is left of it, or it could be taken for an option or a dot-file.
+    """
+    name = value.rstrip("/").rpartition("/")[2]
+    if not name or name.startswith((".", "-")) or not name.isprintable() or len(name) > 200:
+        raise errors.BadData(f"file name {name!r} is not allowed",
+                             "rename it: no leading '.' or '-', no control characters")
+    return name
