@@ -1,0 +1,146 @@
+"""The history of a job: ``log/ID.jsonl``, one event a line, append only.
+
+An event is an object with ``time`` (ISO 8601 UTC), ``event`` and what belongs to it. Everything
+that the spool derives from the past (tries, acquisition substate, alerts) is derived here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from daqlib import clock, fsops
+
+Event = dict[str, Any]
+
+#: Event names and their meaning; the manual's table is compared with it.
+EVENTS: dict[str, str] = {
+    "submitted": "the id was reserved for this job (digest of its file)",
+    "accepted": "a job dropped into a stage got its file id",
+    "state": "the acquisition entered a substate",
+    "starting": "a source is about to be commanded to start",
+    "started": "a source acknowledged the start",
+    "stopped": "a source ended: its files and keywords",
+    "source-aborted": "a source acknowledged the abort",
+    "keywords": "keywords were added or updated",
+    "sealed": "acquire: the inputs are complete; merge: name and digest of the product",
+    "start": "a stage began a try",
+    "ok": "a stage ended well and the job moved on",
+    "defer": "a try did not succeed; the next one is due at 'until'",
+    "fail": "the job was put into failed/",
+    "bad": "the job was put into bad/",
+    "edited": "the job file changed under the worker; not moved on",
+    "moved-away": "the job file was moved under the worker; not moved on",
+    "killed": "a worker died of a signal",
+    "interrupted": "a worker was told to end (SIGTERM, SIGINT); the try does not count",
+    "overtime": "a worker exceeded its time limit and was told to end",
+    "delivered": "a receiver got the product",
+    "alert": "a condition needs attention",
+    "alert-cleared": "the condition is gone",
+    "abort-requested": "somebody asked to abort the job",
+    "aborted": "the job was aborted",
+}
+
+
+def read(path: str) -> list[Event]:
+    """Return the events of a log, oldest first; a missing log has none.
+
+    Lines that do not parse were torn by a crash and are skipped.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [event for line in lines if line and (event := _parse(line)) is not None]
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def encode(event: str, by: str, facts: dict[str, Any]) -> bytes:
+    """Return the line of an event that happens now.
+
+    Args:
+        event: one of :data:`EVENTS`.
+        by: the tool that records it.
+        facts: what belongs to the event; members that are None are left out.
+    """
+    assert event in EVENTS, event
+    line = {"time": clock.iso(clock.now()) + "Z", "event": event, "by": by,
+            "pid": os.getpid(), "host": socket.gethostname()}
+    line.update({key: value for key, value in facts.items() if value is not None})
+    return json.dumps(line, ensure_ascii=False).encode()
+
+
+def append(path: str, event: str, by: str, /, **facts: Any) -> None:
+    """Record an event durably.
+
+    Raises:
+        OSError: it could not be recorded; what it announces must then not happen.
+    """
+    fsops.append(path, encode(event, by, facts))
+
+
+def seconds(event: Event) -> float:
+    """Return the time of an event in seconds since the epoch, 0 when it has none."""
+    try:
+        return clock.from_iso(str(event.get("time", "")))
+    except ValueError:
+        return 0.0
+
+
+def last(events: Iterable[Event], *names: str, stage: str | None = None) -> Event | None:
+    """Return the newest event of one of these names (and stage), or None."""
+    found = None
+    for event in events:
+        if event["event"] in names and stage in (None, event.get("stage")):
+            found = event
+    return found
+
+
+_NOT_ITS_FAULT = ("edited", "moved-away", "interrupted")
+
+
+def tries(events: Iterable[Event], stage: str) -> int:
+    """Count the tries of a stage since the job last left a stage.
+
+    A try that ended through no fault of the job (moved, edited, interrupted) is not counted. A
+    death that came before the start was on record counts, or it would repeat for ever.
+    """
+    count, begun = 0, False
+    for event in events:
+        name = event["event"]
+        if name in ("ok", "fail"):
+            count, begun = 0, False
+        elif event.get("stage") != stage:
+            continue
+        elif name == "start":
+            count, begun = count + 1, True
+        elif name in ("defer", "killed"):
+            count, begun = count + (not begun), False
+        elif name in _NOT_ITS_FAULT:
+            count, begun = max(0, count - begun), False
+    return count
+
+
+def file_id(events: Iterable[Event]) -> str:
+    """Return the file id that the log assigned to the job, or an empty text."""
+    for event in events:
+        if event["event"] in ("submitted", "accepted") and event.get("fileId"):
+            return str(event["fileId"])
+    return ""
+
+
+def abort_requested(events: Iterable[Event]) -> bool:
+    """Tell whether an abort was asked for that has not been carried out."""
+    newest = last(events, "abort-requested", "aborted")
+    return newest is not None and newest["event"] == "abort-requested"

@@ -1,0 +1,114 @@
+"""The manifest of a stage, ``data/ID/STAGE.json``: what came out, from which inputs.
+
+It is written last, whole and durably. While it is true, the stage has nothing to do but move the
+job on; that makes every stage harmless to repeat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from daqlib import __version__, clock, fsops
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a stage made.
+
+    Attributes:
+        path: relative to the job's data directory.
+        size: bytes.
+        mtime_ns: modification time in nanoseconds.
+        sha256: hexadecimal digest of the content.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def output(folder: str, path: str, sha256: str = "") -> Output:
+    """Describe a file as it is now.
+
+    Args:
+        folder: the job's data directory.
+        path: of the file, absolute or relative to ``folder``.
+        sha256: its digest when it is known already.
+    """
+    absolute = os.path.join(folder, path)
+    status = os.stat(absolute)
+    return Output(os.path.relpath(absolute, folder), status.st_size, status.st_mtime_ns,
+                  sha256 or fsops.sha256(absolute))
+
+
+def write(path: str, job: str, stage: str, tool: str, inputs: dict[str, str],
+          outputs: list[Output], result: Document) -> None:
+    """Write a manifest durably, replacing an earlier one whole.
+
+    Args:
+        path: of the manifest.
+        job: the job's id.
+        stage: its stage.
+        tool: the tool that did the work.
+        inputs: digest (SHA-256, hexadecimal) of each input by name.
+        outputs: the files made.
+        result: what the stage has to say to the next one.
+    """
+    document = {
+        "id": job, "stage": stage, "tool": f"{tool} {__version__}",
+        "time": clock.iso(clock.now()) + "Z", "inputs": inputs,
+        "outputs": [vars(item) for item in outputs], "result": result,
+    }
+    fsops.put(path, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def read(path: str) -> Document | None:
+    """Return a manifest, or None when there is none that can be read."""
+    try:
+        with open(path, "rb") as file:
+            document = json.loads(file.read())
+    except (FileNotFoundError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def digest(path: str) -> str:
+    """Return the digest of a small file, or an empty text when it is not there."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def still_true(manifest: Document | None, folder: str, inputs: dict[str, str], *,
+               verify: bool = False) -> bool:
+    """Tell whether a manifest describes these inputs and outputs that are still there.
+
+    Args:
+        manifest: from :func:`read`.
+        folder: the job's data directory.
+        inputs: the digests of today's inputs.
+        verify: compare the outputs' digests, not only their size and mtime.
+    """
+    if manifest is None or manifest.get("inputs") != inputs:
+        return False
+    return all(_is_there(item, folder, verify) for item in manifest.get("outputs", []))
+
+
+def _is_there(item: Document, folder: str, verify: bool) -> bool:
+    path = os.path.join(folder, item["path"])
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    if (status.st_size, status.st_mtime_ns) != (item["size"], item["mtime_ns"]):
+        return False
+    return not verify or fsops.sha256(path) == item["sha256"]

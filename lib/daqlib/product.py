@@ -1,0 +1,122 @@
+"""Derive the Data Product Specification of a job (ESO-396401 section 12.4; eso-daq section 2).
+
+It is derived anew from job file, sealed history and the acquisition's manifest whenever it is
+needed, so that an edited job takes effect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daqlib import alerts, history
+
+Document = dict[str, Any]
+Keywords = list[Document]
+
+#: Name of the implicit source for keywords that users and the control gave (manual, section 8.2).
+OWN_SOURCE = "ocm"
+#: The instrument id of an unconfigured site; it never hides what a source says of itself.
+UNNAMED = "UNDEF"
+
+
+def specification(job: str, document: Document, acquired: Document | None,
+                  events: list[history.Event], settings: Document,
+                  ) -> tuple[Document, list[alerts.Alert]]:
+    """Return the specification of the product and the alerts that arise on the way.
+
+    Args:
+        job: its id.
+        document: the job file's content.
+        acquired: ``result`` of ``acquire.json``, or None for a job without live sources.
+        events: the job's history; keyword updates are taken from it.
+        settings: ``instrument`` and ``receivers`` to use when the job names none.
+
+    Returns:
+        The specification, its ``location`` members still naming the origins of the files.
+    """
+    delivered = {entry["sourceName"]: entry for entry in (acquired or {}).get("sources", [])}
+    first, last = _own_keywords(document, events, str(settings["instrument"]))
+    parts: list[Document] = list(_keyword_source(OWN_SOURCE, first, {}))
+    for source in document["sources"]:
+        parts += _parts(source, delivered.get(source["sourceName"], {}))
+    parts += _keyword_source(OWN_SOURCE, last, {})
+    target: Document = {"fileId": history.file_id(events),
+                        "filePrefix": document.get("filePrefix", "")}
+    chosen, raised = _target(document, parts, delivered)
+    if chosen is not None:
+        parts.remove(chosen)
+        target["source"] = chosen
+    made: Document = {"id": job, "sources": parts, "target": target,
+                      "receivers": document.get("receivers", settings["receivers"])}
+    if document.get("heuristics") == "v1":
+        made["heuristics"] = "v1"
+    return made, raised
+
+
+def fold(keywords: Keywords, updates: Keywords) -> Keywords:
+    """Return keywords with updates applied: same kind and name replaced in place, else appended.
+
+    Literals are always appended (ESO-396401 section 13.1, UpdateKeywords).
+    """
+    made = list(keywords)
+    for update in updates:
+        names = [(k["type"], k.get("name")) for k in made]
+        key = (update["type"], update.get("name"))
+        if update["type"] in ("valueKeyword", "esoKeyword") and key in names:
+            made[names.index(key)] = update
+        else:
+            made.append(update)
+    return made
+
+
+def _own_keywords(document: Document, events: list[history.Event], instrument: str,
+                  ) -> tuple[Keywords, Keywords]:
+    given: Keywords = list(document.get("keywords", []))
+    for event in events:
+        if event["event"] == "keywords":
+            given = fold(given, event["keywords"])
+    name = document.get("instrument", instrument)
+    card = {"type": "valueKeyword", "name": "INSTRUME", "value": name,
+            "comment": "Instrument used."}
+    if name == UNNAMED:
+        return given, [card]
+    return fold([card], [k for k in given if k.get("name") != "INSTRUME"]), []
+
+
+def _keyword_source(name: str, keywords: Keywords, source: Document) -> list[Document]:
+    if not keywords:
+        return []
+    made: Document = {"type": "fitsKeywords", "sourceName": name, "keywords": keywords}
+    if "keywordRules" in source:
+        made["keywordRules"] = source["keywordRules"]
+    return [made]
+
+
+def _parts(source: Document, delivered: Document) -> list[Document]:
+    if source["type"] == "fitsKeywords":
+        return [source]
+    name = source["sourceName"]
+    keywords = fold(source.get("initialKeywords", []), delivered.get("keywords", []))
+    locations = [source["location"]] if source["type"] == "fitsFile" else delivered.get("files", [])
+    kept = {key: source[key] for key in ("keywordRules", "alertUnmergeable") if key in source}
+    return [*_keyword_source(name, keywords, source),
+            *({"type": "fitsFile", "sourceName": name, "location": place, **kept}
+              for place in locations)]
+
+
+def _target(document: Document, parts: list[Document], delivered: dict[str, Document],
+            ) -> tuple[Document | None, list[alerts.Alert]]:
+    if document.get("heuristics") == "v1":
+        # manual 13.1, StartDaq: a single primary source with a single file is the target
+        primary = [s["sourceName"] for s in document["sources"] if s["type"] == "primarySource"]
+        single = len(primary) == 1 and len(delivered.get(primary[0], {}).get("files", [])) == 1
+        wanted = primary[0] if single else ""
+    else:
+        wanted = document.get("mergeTarget", {}).get("sourceName", "")
+    files = [p for p in parts if p["type"] == "fitsFile" and p["sourceName"] == wanted]
+    if files:
+        return files[0], []
+    if wanted:
+        return None, [alerts.make("no-target", wanted, f"the merge target {wanted} delivered no "
+                                  "file; the product was made as a new file")]
+    return None, []

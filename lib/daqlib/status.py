@@ -1,0 +1,171 @@
+"""The status of the ESO interface (DaqStatus), derived from the spool and never stored.
+
+State and substate follow from where the job lies, whether somebody holds its lock, whether a
+watcher runs, and the history (ESO-396401 sections 9 and 13.4).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from daqlib import alerts, history, manifest
+from daqlib.spool import Spool
+
+Status = dict[str, Any]
+
+#: Substate -> state, in the order of a successful life (manual, DaqSubState).
+STATE_OF: dict[str, str] = {
+    "NotStarted": "StateAcquiring",
+    "Starting": "StateAcquiring",
+    "Acquiring": "StateAcquiring",
+    "Stopping": "StateAcquiring",
+    "Stopped": "StateAcquiring",
+    "NotScheduled": "StateMerging",
+    "Scheduled": "StateMerging",
+    "Collecting": "StateMerging",
+    "Merging": "StateMerging",
+    "Releasing": "StateMerging",
+    "Completed": "StateCompleted",
+}
+#: The substates of the way out; no nominal substate follows them.
+ABORT_STATE_OF: dict[str, str] = {"Aborting": "StateAcquiring", "Aborted": "StateCompleted"}
+ORDER = tuple(STATE_OF)
+_STAGE_SUBSTATE = {"merge": "Merging", "release": "Releasing"}
+
+
+def derive(spool: Spool, job: str, *, watched: bool | None = None) -> Status | None:
+    """Return the DaqStatus of a job, or None when the spool knows no such job.
+
+    Args:
+        spool: the spool.
+        job: the id.
+        watched: whether a watcher runs, when the caller has asked already.
+    """
+    place = spool.place(job)
+    events = spool.events(job)
+    if not place and not events:
+        return None
+    if not place:
+        place = spool.place(job)  # moved between the two looks: the log is complete by now
+    return of(spool, job, place, events, watched=watched)
+
+
+def of(spool: Spool, job: str, place: str, events: list[history.Event], *,
+       watched: bool | None = None) -> Status:
+    """Return the DaqStatus of a job whose place and history are known."""
+    substate = substate_of(spool, job, place, events, watched)
+    found = alerts.active(events, place)
+    newest = history.seconds(events[-1]) if events else _mtime(spool, place, job)
+    return {
+        "id": job,
+        "fileId": history.file_id(events),
+        "state": state_of(substate, place),
+        "substate": substate,
+        "error": alerts.is_error(found),
+        "message": json.dumps([_public(alert) for alert in found], ensure_ascii=False),
+        "result": result_path(spool, job),
+        "timestamp": newest,
+    }
+
+
+def _public(alert: alerts.Alert) -> alerts.Alert:
+    return {key: alert[key] for key in ("id", "severity", "description", "timestamp")}
+
+
+def _mtime(spool: Spool, place: str, job: str) -> float:
+    try:
+        return os.stat(spool.job_path(place, job)).st_mtime
+    except OSError:
+        return 0.0
+
+
+def state_of(substate: str, place: str = "acquire") -> str:
+    """Return the state that a substate belongs to; Aborting belongs to the phase it happens in."""
+    if substate == "Aborting" and place not in ("acquire", ""):
+        return "StateMerging"
+    return STATE_OF.get(substate) or ABORT_STATE_OF.get(substate, "StateUndefined")
+
+
+def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
+                watched: bool | None = None) -> str:
+    """Return the substate of a job; a resting job keeps that of the stage it left."""
+    if place == "done":
+        ending = history.last(events, "aborted", "start")  # a later try undoes an abort
+        return "Aborted" if ending and ending["event"] == "aborted" else "Completed"
+    stage = place if place in ("acquire", "collect", "merge", "release") else left_stage(events)
+    if stage != "acquire" and history.abort_requested(events):
+        return "Aborting"
+    if stage in _STAGE_SUBSTATE:
+        return _STAGE_SUBSTATE[stage]
+    if stage == "collect":
+        if place == "collect" and spool.is_busy(job):
+            return "Collecting"
+        running = spool.watched() if watched is None else watched
+        return "Scheduled" if running else "NotScheduled"
+    if stage == "acquire":
+        return acquiring_substate(events)
+    return "Undefined"
+
+
+def acquiring_substate(events: list[history.Event]) -> str:
+    """Return the last substate that the acquisition recorded."""
+    event = history.last(events, "state")
+    return str(event["substate"]) if event else "NotStarted"
+
+
+def left_stage(events: list[history.Event]) -> str:
+    """Return the stage that a resting job left: the last one that an event names."""
+    for event in reversed(events):
+        stage = event.get("stage")
+        if stage in ("acquire", "collect", "merge", "release"):
+            after = event["event"] == "ok"
+            return {"acquire": "collect", "collect": "merge", "merge": "release"}.get(
+                stage, "release") if after else str(stage)
+    return ""
+
+
+def result_path(spool: Spool, job: str) -> str:
+    """Return the absolute path of the product, empty until the merge has ended."""
+    made = manifest.read(spool.data_path(job, "merge.json"))
+    name = str(made["result"].get("product", "")) if made else ""
+    return spool.path("result", name) if name else ""
+
+
+def reached(spool: Spool, job: str, place: str, events: list[history.Event],
+            now: str) -> set[str]:
+    """Return every substate that the job has been in, as far as order tells.
+
+    Awaiting compares with this set, so that a retry or a watcher's restart never undoes it: who
+    is Merging has been Stopped. A substate on the way out counts only when it happened.
+    """
+    seen = {str(event["substate"]) for event in events if event["event"] == "state"} | {now}
+    for event in events:
+        stage, name = event.get("stage"), event["event"]
+        if stage == "collect" and name == "start":
+            seen.add("Collecting")
+        elif stage in _STAGE_SUBSTATE and name in ("start", "ok", "fail"):
+            seen.add(_STAGE_SUBSTATE[str(stage)])
+        elif name == "aborted":
+            seen.add("Aborted")
+    furthest = max((ORDER.index(s) for s in seen if s in ORDER), default=-1)
+    return seen | set(ORDER[: furthest + 1])
+
+
+def await_answer(status: Status, been: set[str], state: str, substate: str) -> bool | None:
+    """Answer whether an awaited state was reached: True, False (no longer possible), None (wait).
+
+    Args:
+        status: the present status.
+        been: from :func:`reached`.
+        state: the awaited state.
+        substate: the awaited substate, or empty for any substate of the state.
+    """
+    wanted = {substate} if substate else {
+        name for name in (*STATE_OF, *ABORT_STATE_OF) if state_of(name) == state}
+    if been & wanted:
+        return True
+    if status["substate"] == "Aborting":
+        return None if wanted & {"Aborted"} else False  # nothing nominal follows
+    return False if status["state"] == "StateCompleted" else None
