@@ -1,0 +1,81 @@
+"""Abort a job that has left ``acquire/``: ask, end the worker, and lay the job to rest.
+
+The request is an event of the log, so that it holds whoever is alive; claim and commit obey it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from daqlib import errors, history
+from daqlib.spool import STAGES, Spool, holder, process_start
+
+_PLACES = (*STAGES, "failed", "hold")
+
+
+def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
+    """Abort a job in collect, merge, release, failed or hold.
+
+    The holder of the lock gets SIGTERM and ends its own children; then the job is moved to
+    ``done/`` under its lock.
+
+    Args:
+        spool: the spool.
+        job: the id.
+        patience: seconds to wait for a worker to end.
+
+    Raises:
+        errors.NoJob: the spool does not hold it.
+        errors.Later: the worker does not end; the request stands and will be obeyed.
+    """
+    place = spool.place(job)
+    if place not in _PLACES:
+        if place == "done" and history.last(spool.events(job), "aborted"):
+            return
+        raise errors.NoJob(f"cannot abort a job in {place}/" if place else "no such job",
+                           "see daq-status", job)
+    if not history.abort_requested(spool.events(job)):
+        spool.log(job, "abort-requested", stage=place if place in STAGES else None)
+    lock = _lock_after_asking(spool, job, patience)
+    try:
+        place = spool.place(job)
+        if place in _PLACES:
+            finish(spool, job, place)
+    finally:
+        spool.release(job, lock)
+
+
+def _lock_after_asking(spool: Spool, job: str, patience: float) -> int:
+    deadline = time.monotonic() + patience
+    asked = 0
+    while (lock := spool.lock(job, "abort")) is None:
+        facts = holder(spool.lock_path(job))
+        pid = int(facts.get("pid", 0) or 0)
+        if pid and pid != asked:
+            _terminate(pid, str(facts.get("started", "")))
+            asked = pid
+        if time.monotonic() > deadline:
+            raise errors.Later(f"the worker (process {pid}) has not ended yet",
+                               "the abort stands and is carried out when it ends", job)
+        time.sleep(0.05)
+    return lock
+
+
+def _terminate(pid: int, started: str) -> None:
+    # a pidfd pins the process, so that the comparison of the start time stays true for the signal
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            if started and process_start(pid) == started:
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
+        finally:
+            os.close(fd)
+
+
+def finish(spool: Spool, job: str, place: str) -> None:
+    """Record the abort and move the job to ``done/``; call with the job's lock held."""
+    spool.log(job, "aborted", stage=place if place in STAGES else None)
+    spool.move(job, place, "done")

@@ -1,0 +1,383 @@
+"""A stage, step by step: claim, preflight, skip, count, work, commit, release.
+
+``daq-collect``, ``daq-merge`` and ``daq-release`` supply the work; everything that decides about
+crashes, retries and moves is here, once. The stage tool moves the job, whoever started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from daqlib import abort, alerts, cli, errors, fsops, history, job, manifest, names, spool
+from daqlib.config import Config
+from daqlib.crashpoints import passing
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the work of a stage brought.
+
+    Attributes:
+        outputs: files for the manifest.
+        result: what the next stage and the lister need to know.
+        alerts: conditions that a person should see; the job goes on nevertheless.
+    """
+
+    outputs: list[manifest.Output] = field(default_factory=list)
+    result: Document = field(default_factory=dict)
+    alerts: list[alerts.Alert] = field(default_factory=list)
+
+
+@dataclass
+class Claim:
+    """A job in the hands of a stage tool.
+
+    Attributes:
+        spool: the spool.
+        settings: the configuration.
+        stage: the stage at work.
+        job: the job file as read at the claim.
+        events: the history as read at the claim.
+        inputs: digests of what the work depends on.
+        descriptors: lock and slots, to be inherited by the children that do this job's work.
+        force: do the work again although nothing changed.
+    """
+
+    spool: spool.Spool
+    settings: Config
+    stage: Stage
+    job: job.Job
+    events: list[history.Event]
+    descriptors: list[int]
+    inputs: dict[str, str] = field(default_factory=dict)
+    force: bool = False
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def folder(self) -> str:
+        """The job's data directory."""
+        return self.spool.data_path(self.id)
+
+    def previous(self) -> Document | None:
+        """Return the manifest of the stage before."""
+        return manifest.read(self.spool.data_path(self.id, f"{self.stage.previous}.json"))
+
+    def log(self, event: str, /, **facts: Any) -> None:
+        """Record an event of this stage."""
+        self.spool.log(self.id, event, stage=self.stage.name, **facts)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage tool's part.
+
+    Attributes:
+        name: of the stage and its directory.
+        previous: the stage before, whose manifest is an input.
+        next: the directory that the job goes to.
+        work: does the work; raises a :class:`daqlib.errors.DaqError` when it cannot.
+        preflight: raises :class:`daqlib.errors.Later` when the work cannot begin now.
+        limits: the concurrency limits that the work counts against.
+        extra_inputs: digests of further inputs (the configuration that the work depends on).
+    """
+
+    name: str
+    previous: str
+    next: str
+    work: Callable[[Claim], Outcome]
+    preflight: Callable[[Claim], None]
+    limits: Callable[[Claim], list[str]]
+    extra_inputs: Callable[[Claim], dict[str, str]]
+
+
+def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
+            force: bool = False, verify: bool = False) -> str:
+    """Run a stage on one job and move the job on.
+
+    Args:
+        stage: what to do.
+        on: the spool.
+        settings: the configuration.
+        identifier: the job.
+        force: do the work again although the manifest still holds.
+        verify: compare the outputs' digests before believing the manifest.
+
+    Returns:
+        The directory that the job went to.
+
+    Raises:
+        errors.DaqError: with the exit code of the outcome; the job lies where DESIGN says.
+    """
+    names.check_id(identifier)
+    if not os.path.lexists(on.job_path(stage.name, identifier)):
+        raise _not_here(on, stage, identifier)
+    lock = on.lock(identifier, stage.name)
+    if lock is None:
+        raise errors.Later("somebody is at work on this job", "see daq-status", identifier)
+    claim = None
+    try:
+        passing("stage.claimed")
+        claim = _claim(stage, on, settings, identifier, lock)
+        claim.force = force
+        return _proceed(claim, verify)
+    except errors.DaqError as error:
+        error.job = error.job or identifier
+        raise
+    finally:
+        for fd in claim.descriptors[1:] if claim else []:
+            os.close(fd)
+        on.release(identifier, lock)
+
+
+def _not_here(on: spool.Spool, stage: Stage, identifier: str) -> errors.NoJob:
+    place = on.place(identifier)
+    where = f"it is in {place}/" if place else "the spool does not hold it"
+    return errors.NoJob(f"no such job in {stage.name}/", where, identifier)
+
+
+def _claim(stage: Stage, on: spool.Spool, settings: Config, identifier: str, lock: int) -> Claim:
+    later = [place for place in on.places(identifier)
+             if place in spool.WAY and spool.WAY.index(place) > spool.WAY.index(stage.name)]
+    if later:
+        name = on.to_bad(stage.name, f"{identifier}.json", f"a second copy: see {later[0]}/")
+        raise errors.BadData(f"a copy of this job is in {later[0]}/; this one is now bad/{name}",
+                             "compare the two and remove one", identifier)
+    try:
+        read = job.read(on, identifier, stage.name)
+    except job.Unreadable as error:
+        name = on.to_bad(stage.name, f"{identifier}.json", error.message)
+        raise errors.BadData(f"{error.message}; moved to bad/{name}",
+                             f"mend it and mv it back to {stage.name}/", identifier) from error
+    return Claim(on, settings, stage, read, on.events(identifier), [lock])
+
+
+def _proceed(claim: Claim, verify: bool) -> str:
+    stage, on = claim.stage, claim.spool
+    if history.abort_requested(claim.events):
+        abort.finish(on, claim.id, stage.name)
+        return "done"
+    job.accept(on, claim.id, claim.job.document, stage.name, claim.settings["instrument_id"])
+    claim.events = on.events(claim.id)
+    _take_slots(claim)
+    _check_floor(claim)
+    claim.inputs = {
+        "job": claim.job.digest,
+        stage.previous: manifest.digest(on.data_path(claim.id, f"{stage.previous}.json")),
+        **stage.extra_inputs(claim),
+    }
+    made = manifest.read(on.data_path(claim.id, f"{stage.name}.json"))
+    if not claim.force and manifest.still_true(made, claim.folder, claim.inputs, verify=verify):
+        cli.detail(f"{claim.id}: nothing changed since the last {stage.name}, moving on")
+        return _commit(claim)
+    stage.preflight(claim)
+    _count_and_start(claim)
+    _work(claim)
+    return _commit(claim)
+
+
+def _take_slots(claim: Claim) -> None:
+    for limit in ["daq", *claim.stage.limits(claim)]:
+        count = int(claim.settings[f"limits.{limit}"])
+        if count == 0:
+            continue
+        for number in range(count):
+            path = claim.spool.path("lock", f".slot-{limit}-{number}")
+            fd = fsops.lock(path, spool.holder_text(claim.stage.name), patience=0.0)
+            if fd is not None:
+                claim.descriptors.append(fd)
+                break
+        else:
+            raise errors.Later(f"all {count} places of cfg/limits/{limit} are taken",
+                               "wait, or raise the limit")
+
+
+def _check_floor(claim: Claim) -> None:
+    floor = claim.settings["floor.spool_bytes"]
+    free = claim.spool.free_bytes()
+    if free < floor:
+        raise errors.Later(f"only {free} bytes are free in the spool, less than "
+                           f"cfg/floor/spool_bytes ({floor})", "free some space")
+
+
+def _count_and_start(claim: Claim) -> None:
+    done = history.tries(claim.events, claim.stage.name)
+    most = int(claim.settings["retry.tries"])
+    if done >= most:
+        last = history.last(claim.events, "defer", "killed", stage=claim.stage.name) or {}
+        why = last.get("reason", "its worker died each time")
+        _fail(claim, errors.BadData(f"given up after {done} tries: {why}"))
+    claim.log("start", **{"try": done + 1})
+    claim.events = claim.spool.events(claim.id)
+    passing("stage.started")
+
+
+def _work(claim: Claim) -> None:
+    stage = claim.stage
+    os.makedirs(claim.folder, exist_ok=True)
+    fsops.fsync_dir(os.path.dirname(claim.folder))
+    try:
+        outcome = stage.work(claim)
+        for alert in outcome.alerts:
+            claim.log("alert", **alert)
+        passing("stage.worked")
+        manifest.write(claim.spool.data_path(claim.id, f"{stage.name}.json"), claim.id,
+                       stage.name, claim.spool.by, claim.inputs, outcome.outputs, outcome.result)
+        passing("stage.manifest")
+    except cli.Terminated as stop:
+        _interrupted(claim, stop)
+    except errors.DaqError as error:
+        _unsuccessful(claim, error)
+    except OSError as error:
+        _unsuccessful(claim, cli.from_os_error(error))
+    except Exception as error:
+        if os.environ.get("DAQ_DEBUG"):
+            raise
+        _unsuccessful(claim, errors.Bug(f"internal error: {type(error).__name__}: {error}",
+                                        "run again with DAQ_DEBUG=1 and report the traceback"))
+
+
+def _interrupted(claim: Claim, stop: cli.Terminated) -> None:
+    events = claim.spool.events(claim.id)
+    if history.abort_requested(events):
+        abort.finish(claim.spool, claim.id, claim.stage.name)
+        raise errors.Later("aborted on request", "see done/") from stop
+    newest = history.last(events, "start", "overtime", stage=claim.stage.name)
+    if newest is not None and newest["event"] == "overtime":
+        _unsuccessful(claim, errors.Later(str(newest.get("reason", "time limit exceeded"))))
+    claim.log("interrupted", signal=stop.signum)
+    raise stop
+
+
+def _unsuccessful(claim: Claim, error: errors.DaqError) -> None:
+    """Put the job where this error leads: ``failed/``, or back with a later due time."""
+    error.job = error.job or claim.id
+    final = isinstance(error, errors.BadData | errors.Conflict | errors.IoFailure)
+    count = history.tries(claim.events, claim.stage.name)
+    if final:
+        _fail(claim, error)
+    if count >= int(claim.settings["retry.tries"]):
+        _fail(claim, errors.BadData(f"given up after {count} tries: {error}"))
+    _defer(claim, error, count)
+
+
+def _defer(claim: Claim, error: errors.DaqError, count: int) -> None:
+    delay = _backoff(claim.settings, count)
+    until = time.time() + delay
+    claim.log("defer", reason=str(error), code=error.code, until=until, **{"try": count})
+    _push(claim.spool.job_path(claim.stage.name, claim.id), claim.job.status.st_mtime_ns, until)
+    error.remedy = "; ".join(filter(None, (error.remedy, f"next try in {delay:.0f} s")))
+    raise error
+
+
+def _backoff(settings: Config, count: int) -> float:
+    first, longest = settings["retry.first_sec"], settings["retry.longest_sec"]
+    return float(min(longest, first * 2 ** (count - 1)) * random.uniform(0.8, 1.2))
+
+
+def _push(path: str, mtime_ns: int, until: float) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        # an mtime that changed meanwhile is the operator's word, which counts more than ours
+        if os.stat(path).st_mtime_ns == mtime_ns:
+            os.utime(path, (until, until))
+
+
+def worker_died(on: spool.Spool, settings: Config, stage: str, identifier: str, mtime_ns: int,
+                reason: str, signum: int | None = None) -> str:
+    """Record a try that ended without a word, and when the next is due; hold the job's lock.
+
+    Args:
+        on: the spool.
+        settings: the configuration.
+        stage: the worker's stage.
+        identifier: the job.
+        mtime_ns: the job file's mtime when the worker was started.
+        reason: how it ended, in words.
+        signum: the signal that killed it; None when it exited.
+
+    Returns:
+        Where the job is now: still in its stage, in ``failed/`` when its tries are used up,
+        or an empty text when it is not in the stage (it was moved on or away).
+    """
+    if not os.path.lexists(on.job_path(stage, identifier)):
+        return ""
+    event = "defer" if signum is None else "killed"
+    count = history.tries([*on.events(identifier), {"event": event, "stage": stage}], stage)
+    if count >= int(settings["retry.tries"]):
+        on.log(identifier, event, stage=stage, reason=reason, signal=signum, **{"try": count})
+        _put_aside(on, stage, errors.BadData(f"given up after {count} tries: {reason}",
+                                             job=identifier))
+        return "failed"
+    until = time.time() + _backoff(settings, count)
+    on.log(identifier, event, stage=stage, reason=reason, signal=signum, until=until,
+           **{"try": count})
+    _push(on.job_path(stage, identifier), mtime_ns, until)
+    return stage
+
+
+def _fail(claim: Claim, error: errors.DaqError) -> None:
+    error.job = claim.id
+    place = _put_aside(claim.spool, claim.stage.name, error)
+    way_out = (f"moved to {place}; mend the cause, then: mv failed/{claim.id}.json "
+               f"{claim.stage.name}/")
+    error.remedy = "; ".join(filter(None, (error.remedy, way_out)))
+    raise error
+
+
+def _put_aside(on: spool.Spool, stage: str, error: errors.DaqError) -> str:
+    """Move a job to ``failed/`` and record why; return where it lies now."""
+    on.log(error.job, "fail", stage=stage, reason=str(error), code=error.code)
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(on.job_path(stage, error.job))
+    try:
+        on.move(error.job, stage, "failed")
+    except FileExistsError:
+        return "bad/" + on.to_bad(stage, f"{error.job}.json", "failed/ holds a copy")
+    return "failed/"
+
+
+def _commit(claim: Claim) -> str:
+    on, stage = claim.spool, claim.stage
+    if history.abort_requested(on.events(claim.id)):
+        abort.finish(on, claim.id, stage.name)
+        return "done"
+    path = on.job_path(stage.name, claim.id)
+    present = manifest.digest(path)
+    if not present:
+        _moved_away(claim)
+    if present != claim.job.digest:
+        claim.log("edited")
+        raise errors.Later("the job file was edited meanwhile", "it runs again as it is now",
+                           claim.id)
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path).st_mtime > time.time():
+            os.utime(path)  # a due time set for this stage is none for the next
+    try:
+        moved = on.move(claim.id, stage.name, stage.next)
+    except FileExistsError:
+        name = on.to_bad(stage.name, f"{claim.id}.json", f"{stage.next}/ holds a copy")
+        raise errors.BadData(f"{stage.next}/ holds a copy of this job; this one is now bad/{name}",
+                             "compare the two and remove one", claim.id) from None
+    if not moved:
+        _moved_away(claim)
+    passing("stage.committed")
+    claim.log("ok", to=stage.next)
+    passing("stage.logged")
+    return stage.next
+
+
+def _moved_away(claim: Claim) -> None:
+    claim.log("moved-away")
+    raise errors.Later("the job was moved away meanwhile and is not moved on",
+                       "its results are kept", claim.id)

@@ -1,0 +1,114 @@
+"""The command line that ``daq-collect``, ``daq-merge`` and ``daq-release`` share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from daqlib import cli, config, errors, history, job, names, spool, stage
+from daqlib.config import Config
+
+#: Of several jobs in one call the worst outcome decides: signal, bug, wrong, later.
+_RANK = (70, 65, 73, 74, 77, 78, 69, 66, 75, 0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run the stage on each job."""
+
+    force: bool
+    verify: bool
+    dry_run: bool
+    json: bool
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """Add the options of a stage tool to its parser."""
+    made.add_argument("--job", metavar="ID", action="append", default=[], dest="jobs",
+                      help="work on this job; '-' reads ids from stdin; may be repeated")
+    made.add_argument("--all", action="store_true",
+                      help="work on every job of this stage that is due (for cron)")
+    made.add_argument("--force", action="store_true", help="do the work again though it is done")
+    made.add_argument("--verify", action="store_true",
+                      help="compare checksums before believing that the work is done")
+    made.add_argument("-n", "--dry-run", action="store_true", help="say what would be done")
+    made.add_argument("--json", action="store_true", help="print one JSON object a job")
+
+
+def run(made: stage.Stage, options: argparse.Namespace, tool: str) -> int:
+    """Run a stage tool on the jobs that its options name; return the exit code.
+
+    Raises:
+        errors.Usage: no job is named.
+        errors.BadConfig: configuration or spool are not usable.
+    """
+    settings = config.load(options.config)
+    on = spool.open_spool(options.spool, settings, tool)
+    if not options.jobs and not options.all:
+        raise errors.Usage("no job is named", f"give --job ID or --all; try '{tool} --help'")
+    how = Options(options.force, options.verify, options.dry_run, options.json)
+    jobs = list(cli.ids(options.jobs))
+    codes = [_one(made, on, settings, identifier, how) for identifier in jobs]
+    if options.all:
+        codes += [_one(made, on, settings, identifier, how) for identifier in _due(made, on)]
+    return worst(codes)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code that decides for several jobs."""
+    return min(codes, key=lambda code: _RANK.index(code) if code in _RANK else -1, default=0)
+
+
+def _due(made: stage.Stage, on: spool.Spool) -> list[str]:
+    if on.paused(made.name):
+        cli.say(f"{made.name}/ is paused: remove {on.path(made.name, '.pause')} to go on")
+        return []
+    now = time.time()
+    return [entry.id for entry in on.scan(made.name) if on.is_due(entry, now)]
+
+
+def _one(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str,
+         how: Options) -> int:
+    try:
+        if how.dry_run:
+            text = _intention(made, on, settings, identifier)
+            cli.emit({"id": identifier, "stage": made.name, "intention": text}) if how.json else (
+                cli.show(f"{identifier}: {text}"))
+            return errors.OK
+        place = stage.advance(made, on, settings, identifier, force=how.force, verify=how.verify)
+    except errors.DaqError as error:
+        code = cli.fail(error)
+        _report(on, made, identifier, code, str(error), how)
+        return code
+    except OSError as system:
+        code = cli.fail(cli.from_os_error(system))
+        _report(on, made, identifier, code, str(system), how)
+        return code
+    cli.say(f"{identifier}: {made.name} done, now in {place}/")
+    _report(on, made, identifier, errors.OK, "", how)
+    return errors.OK
+
+
+def _report(on: spool.Spool, made: stage.Stage, identifier: str, code: int, message: str,
+            how: Options) -> None:
+    if how.json:
+        place = on.place(identifier) if names.ID.fullmatch(identifier) else ""
+        cli.emit({"id": identifier, "stage": made.name, "code": code, "place": place,
+                  "error": code != errors.OK, "message": message})
+
+
+def _intention(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str) -> str:
+    names.check_id(identifier)
+    if not os.path.lexists(on.job_path(made.name, identifier)):
+        raise errors.NoJob(f"no such job in {made.name}/", "see daq-status", identifier)
+    if on.is_busy(identifier):
+        return "somebody is at work on it"
+    job.read(on, identifier, made.name)
+    tries = history.tries(on.events(identifier), made.name)
+    most = settings["retry.tries"]
+    if tries >= most:
+        return f"would go to failed/ after {tries} tries"
+    return f"would {made.name} (try {tries + 1} of {most}) and move it to {made.next}/"
