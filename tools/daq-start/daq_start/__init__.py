@@ -1,0 +1,1 @@
+"""daq-start: submit a data acquisition and print its id."""
