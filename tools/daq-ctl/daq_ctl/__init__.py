@@ -1,0 +1,1 @@
+"""daq-ctl: the daemon that talks to live sources, and its client."""

@@ -1,0 +1,88 @@
+"""Adapters for live sources, one file per kind, chosen by the type of source and URI scheme.
+
+An adapter is named by a string, ``module:Class``, and imported when a job asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from daqlib import errors
+
+#: (type of source, URI scheme) -> where its adapter lives.
+ADAPTERS: dict[tuple[str, str], str] = {
+    ("primarySource", "zpb.rr"): "daq_ctl.sources.recif:Recif",
+    ("primarySource", "ipc"): "daq_ctl.sources.recif:Recif",
+    ("metadataSource", "zpb.rr"): "daq_ctl.sources.metadaqif:Metadaqif",
+    ("metadataSource", "ipc"): "daq_ctl.sources.metadaqif:Metadaqif",
+}
+
+RECORDING, ENDED, FAILED, ABSENT = "recording", "ended", "failed", "absent"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a source brought.
+
+    Attributes:
+        files: FITS files, ``host:path`` or absolute path.
+        keywords: in the format of ``schema/keywords.json``.
+        fault: why the delivery is not what it should be, or empty.
+    """
+
+    files: list[str] = field(default_factory=list)
+    keywords: list[dict[str, Any]] = field(default_factory=list)
+    fault: str = ""
+
+
+class Source(Protocol):
+    """A live source within one acquisition; every method may raise a ``DaqError``.
+
+    No method may block the event loop. ``start`` is called at most once for an acquisition, all
+    others may be repeated after a failure or a restart of the daemon.
+    """
+
+    def __init__(self, name: str, endpoint: str, job: str, timeout: float) -> None:
+        """Take the source's name, its URI, the acquisition's id and the limit for a reply (s)."""
+
+    async def start(self) -> None:
+        """Begin to record; returns when the source acknowledged."""
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for a primary source to end by itself; tell whether it did."""
+
+    async def stop(self) -> Delivery:
+        """End the recording, or accept that it ended, and return what it brought."""
+
+    async def abort(self) -> None:
+        """End the recording and discard it; harmless when nothing records."""
+
+    async def status(self) -> str:
+        """Return RECORDING, ENDED, FAILED or ABSENT for this acquisition's recording."""
+
+
+def make(description: dict[str, Any], job: str, timeout: float) -> Source:
+    """Return the adapter for a source of a job.
+
+    Args:
+        description: the source object of the specification.
+        job: the acquisition's id.
+        timeout: seconds within which the source must reply.
+
+    Raises:
+        errors.BadData: no adapter knows the URI scheme, or the URI is not valid.
+    """
+    name, endpoint = description["sourceName"], description["rrUri"]
+    scheme = endpoint.partition(":")[0]
+    scheme = "zpb.rr" if scheme == "zpb" else scheme
+    place = ADAPTERS.get((description["type"], scheme))
+    if place is None:
+        known = sorted(s for kind, s in ADAPTERS if kind == description["type"])
+        raise errors.BadData(f"source {name!r}: no adapter for the URI scheme {scheme!r}",
+                             f"known schemes: {', '.join(known)}")
+    module, _, attribute = place.partition(":")
+    made: Source = getattr(importlib.import_module(module), attribute)(
+        name, endpoint, job, timeout)
+    return made
