@@ -1,0 +1,243 @@
+"""Cards from values and back: what astropy reads is what was asked for."""
+
+from __future__ import annotations
+
+import json
+import random
+import string as letters
+import struct
+
+import pytest
+
+from daq_merge import cards, keywords
+from daqlib import errors
+from daqlib.fitsfile import CARD
+
+
+def quiet(_: str) -> None:
+    """Take warnings and forget them."""
+
+
+def made(kind, name, value, comment="", warn=quiet):
+    return cards.make(kind, name, value, comment, "source t", warn)
+
+
+def parse(keyword):
+    """What an independent reader makes of the cards: (value, comment)."""
+    from astropy.io import fits
+
+    header = fits.Header.fromstring("".join(card.decode("ascii") for card in keyword.cards))
+    name = keyword.name if keyword.kind == "value" else f"ESO {keyword.name}"
+    return header[name], header.comments[name]
+
+
+def random_float(source):
+    while True:
+        value = struct.unpack("<d", source.randbytes(8))[0]
+        if value - value == 0:
+            return value
+
+
+@pytest.mark.parametrize("kind", ["value", "eso"])
+def test_floats_come_back_to_the_last_bit(kind):
+    source = random.Random(1)
+    values = [random_float(source) for _ in range(400)]
+    values += [0.0, -0.0, 1e16, 1e15, 5e-324, 1.7976931348623157e308, 0.1, 1.0, -1e-7, 1e22]
+    for value in values:
+        keyword = made(kind, "X", value, "a comment")
+        back, comment = parse(keyword)
+        assert struct.pack(">d", back) == struct.pack(">d", value), keyword
+        assert isinstance(back, float)
+        assert comment == "a comment"
+
+
+@pytest.mark.parametrize("kind", ["value", "eso"])
+def test_integers_and_logicals_come_back_as_such(kind):
+    for value in (0, -1, 2**64 - 1, -(2**63), 42, True, False):
+        back, _ = parse(made(kind, "X", value))
+        assert back == value
+        assert type(back) is type(value)
+
+
+@pytest.mark.parametrize("name", ["X", "INS FILT1 ID", "A" * 8 + " " + "B" * 20 + " C",
+                                  "T" * 40, "T" * 58])
+def test_strings_come_back_through_any_length(name):
+    source = random.Random(2)
+    alphabet = letters.ascii_letters + letters.digits + "   ''&&/=#"
+    kind = "value" if len(name) == 1 else "eso"
+    for length in [*range(0, 90), 130, 137, 200, 500]:
+        ending = "x" * length + "&"
+        assert parse(made(kind, name, ending))[0] == ending
+        text = "".join(source.choice(alphabet) for _ in range(length)).rstrip() or "x"
+        keyword = made(kind, name, text)
+        assert all(len(card) == CARD for card in keyword.cards)
+        assert parse(keyword)[0] == text, keyword.cards
+        assert cards.string(keyword) == text
+
+
+def test_strings_come_back_in_fitsio(tmp_path):
+    fitsio = pytest.importorskip("fitsio")
+    source = random.Random(3)
+    want = {}
+    lines = [b"SIMPLE  =                    T", b"BITPIX  =                    8",
+             b"NAXIS   =                    0"]
+    for number in range(40):
+        text = "".join(source.choice("abc '&/") for _ in range(source.randint(1, 180))).strip()
+        want[number] = text or "x"
+        if number < 20:
+            want[number] = "x" * (60 + number) + "&"
+        lines += made("value" if number % 2 else "eso", f"K{number}", want[number]).cards
+    path = tmp_path / "x.fits"
+    raw = b"".join(line.ljust(CARD) for line in [*lines, b"END"])
+    path.write_bytes(raw + b" " * (-len(raw) % 2880))
+    header = fitsio.read_header(str(path))
+    for number, text in want.items():
+        assert header[f"K{number}" if number % 2 else f"ESO K{number}"].rstrip() == text
+
+
+def test_standard_cards_are_in_fixed_format():
+    assert made("value", "NUM", 42, "n").cards[0].rstrip() == (
+        b"NUM     =                   42 / n")
+    assert made("value", "FLAG", True).cards[0].rstrip() == b"FLAG    =                    T"
+    assert made("value", "S", "it's", "c").cards[0].rstrip() == (
+        b"S       = 'it''s   '           / c")
+    assert made("value", "BIG", 1e16).cards[0].rstrip() == b"BIG     =              1.0E+16"
+    assert made("value", "NULL", "").cards[0].rstrip() == b"NULL    = ''"
+
+
+def test_eso_cards_give_up_alignment_then_comment_then_blanks_but_never_the_value():
+    told = []
+
+    def card(name, value, comment):
+        keyword = made("eso", name, value, comment, told.append)
+        assert len(keyword.cards) == 1
+        assert parse(keyword)[0] == value
+        return keyword.cards[0].decode().rstrip()
+
+    assert card("OBS ID", 12, "block") == "HIERARCH ESO OBS ID          =           12 / block"
+    assert card("OBS ID", 12, "c" * 40).endswith("= 12 / " + "c" * 40) or not told
+    long_name = "INS " + "N" * 40
+    assert card(long_name, 12, "c" * 14) == f"HIERARCH ESO {long_name} = 12 / {'c' * 14}"
+    assert told == []
+    assert card(long_name, 12, "c" * 30).endswith("= 12 / " + "c" * 15)
+    assert "comment cut" in told.pop()
+    assert "= 1234567890123456789" in card("T" * 44, 1234567890123456789, "gone")
+    assert "comment left out" in told.pop()
+    assert card("N" * 63, 1, "") == f"HIERARCH ESO {'N' * 63} = 1"
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "rule"), [
+    ("value", "TOOLONGNAME", 1, "1 to 8"),
+    ("value", "lower", 1, "1 to 8"),
+    ("value", "", 1, "1 to 8"),
+    ("value", "COMMENT", "x", "takes no value"),
+    ("value", "END", 1, "takes no value"),
+    ("value", "X", float("nan"), "no NaN"),
+    ("value", "X", float("-inf"), "no infinity"),
+    ("value", "X", 2**64, "64 bits"),
+    ("value", "X", "caf\u00e9", "printable ASCII"),
+    ("value", "X", "a\nb", "printable ASCII"),
+    ("value", "X", None, "a string, a logical or a number"),
+    ("value", "X", [1], "a string, a logical or a number"),
+    ("eso", "INS  FILT", 1, "one blank between"),
+    ("eso", "INS FILT\u00c4", 1, "one blank between"),
+    ("eso", "N" * 64, 1, "at most 63"),
+    ("eso", "N" * 63, 123456789, "do not fit"),
+    ("eso", "N" * 63, "text that is long", "no room"),
+])
+def test_what_no_card_can_hold_is_refused_by_name_and_rule(kind, name, value, rule):
+    with pytest.raises(errors.BadData) as caught:
+        made(kind, name, value)
+    assert rule in str(caught.value)
+    assert "source t" in str(caught.value)
+    assert name[:40] in str(caught.value) or not name
+
+
+def test_a_comment_that_is_not_ascii_is_replaced_and_told():
+    told = []
+    keyword = made("value", "T", 1.5, "[\u00b0C] t", told.append)
+    assert parse(keyword)[1] == "[?C] t"
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(("card", "kind", "name"), [
+    ("OBJECT  = 'x'", "value", "OBJECT"),
+    ("HIERARCH ESO INS FILT1 ID = 'x'", "eso", "INS FILT1 ID"),
+    ("HIERARCH ESO INS  FILT1 ID='x'", "eso", "INS FILT1 ID"),
+    ("HIERARCH SDSS PLATE = 3", "eso", "HIERARCH SDSS PLATE"),
+    ("HIERARCH ESO no value", "commentary", "HIERARCH"),
+    ("HIERARCH ESO = 1", "commentary", "HIERARCH"),
+    ("COMMENT = looks like a value", "commentary", "COMMENT"),
+    ("HISTORY text", "commentary", "HISTORY"),
+    ("        text", "commentary", ""),
+    ("NOVALUE  text", "commentary", "NOVALUE"),
+    ("KEY     =5", "commentary", "KEY"),
+    ("UNDEF   =", "value", "UNDEF"),
+])
+def test_a_raw_card_is_exactly_one_kind(card, kind, name):
+    assert cards.classify(card.ljust(80).encode()) == (kind, name)
+
+
+def test_continue_cards_travel_with_their_string_and_orphans_stay_commentary():
+    lines = ["A       = 'one&'", "CONTINUE  'two&'", "CONTINUE  'three' / end",
+             "CONTINUE  'orphan'", "B       = 'x'", "CONTINUE  'orphan too'", "",
+             "HIERARCH ESO L = 'p&' / c", "CONTINUE  'q'"]
+    found = cards.read(line.ljust(80).encode() for line in lines)
+    assert [(k.kind, k.name, len(k.cards)) for k in found] == [
+        ("value", "A", 3), ("commentary", "CONTINUE", 1), ("value", "B", 1),
+        ("commentary", "CONTINUE", 1), ("eso", "L", 2)]
+    assert cards.string(found[0]) == "onetwothree"
+    assert cards.string(found[4]) == "pq"
+
+
+def test_a_short_string_that_ends_in_an_ampersand_is_no_continuation():
+    found = cards.read([*made("value", "A", "x&").cards, *made("value", "B", 1).cards])
+    assert [cards.string(found[0]), len(found)] == ["x&", 2]
+
+
+@pytest.mark.parametrize(("item", "reason"), [
+    ({"type": "literalKeyword", "value": "END"}, "structure"),
+    ({"type": "literalKeyword", "value": "NAXIS   = 2"}, "structure"),
+    ({"type": "valueKeyword", "name": "BITPIX", "value": 8}, "structure"),
+    ({"type": "literalKeyword", "value": "A" * 81}, "80 characters"),
+    ({"type": "literalKeyword", "value": "COMMENT \u00e9"}, "printable ASCII"),
+    ({"type": "literalKeyword", "value": "OBJECT  = 'open"}, "closing quote"),
+    ({"type": "literalKeyword", "value": "OBJECT  = open"}, "no FITS value"),
+    ({"type": "literalKeyword", "value": "OBJECT  =5"}, "columns 9 and 10"),
+    ({"type": "literalKeyword", "value": "object  = 5"}, "1 to 8"),
+    ({"type": "literalKeyword", "value": "HIERARCH ESO ins X = 5"}, "ESO name"),
+    ({"type": "literalKeyword", "value": 5}, "not text"),
+    ({"type": "otherKeyword", "name": "A", "value": "x"}, "no kind of keyword"),
+    ({"type": "valueKeyword", "name": "A"}, "a string, a logical or a number"),
+    ({"type": "valueKeyword", "name": 5, "value": 1}, "not both text"),
+])
+def test_json_keywords_that_would_damage_the_header_are_refused(item, reason):
+    with pytest.raises(errors.BadData, match=reason):
+        keywords.from_json([item], "source t", quiet)
+
+
+def test_json_keywords_become_cards_in_order():
+    told = []
+    items = json.loads("""[
+        {"type": "valueKeyword", "name": "EXPTIME", "value": 10.0, "comment": "[s]"},
+        {"type": "esoKeyword", "name": "INS MODE", "value": "A"},
+        {"type": "literalKeyword", "value": "COMMENT free"},
+        {"type": "literalKeyword", "value": "RA      = 12.5 / [deg]"},
+        {"type": "literalKeyword", "value": "LNG     = 'a&'"},
+        {"type": "literalKeyword", "value": "CONTINUE  'b'"},
+        {"type": "commentaryKeyword", "name": "HISTORY", "value": "done"},
+        {"type": "valueKeyword", "name": "DATE", "value": "never"},
+        {"type": "valueKeyword", "name": "BZERO", "value": 1}]""")
+    found = keywords.from_json(items, "source t", told.append)
+    assert [k.name for k in found] == ["EXPTIME", "INS MODE", "COMMENT", "RA", "LNG", "HISTORY",
+                                       "DATE", "BZERO"]
+    assert found[0].cards[0].startswith(b"EXPTIME =                 10.0 / [s]")
+    assert found[3].cards[0] == b"RA      = 12.5 / [deg]".ljust(80)
+    assert cards.string(found[4]) == "ab"
+    assert ["DATE" in told[0], "BZERO" in told[1]] == [True, True]
+
+
+def test_long_commentary_goes_over_several_cards():
+    found = keywords.from_json(
+        [{"type": "commentaryKeyword", "name": "COMMENT", "value": "x" * 100}], "t", quiet)
+    assert [len(k.cards[0].rstrip()) for k in found] == [80, 8 + 28]
