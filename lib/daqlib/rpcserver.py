@@ -31,6 +31,10 @@ Service = object | Mapping[str, Handler]
 
 _LINGER_MS = 1000  # time for the last replies to leave at the end
 
+# a context that is collected with a socket still open waits for it for ever: one that an
+# exception left behind is kept until the program ends
+_contexts: set[zmq.Context[Any]] = set()
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -51,7 +55,8 @@ class _Bound:
 
     def __init__(self, endpoint: uri.Endpoint, kind: int, make: type[zmq.Socket[Any]],
                  curve: Curve | None, insecure: bool) -> None:
-        self._context = zmq.Context()
+        self._context: zmq.Context[Any] = zmq.Context()
+        _contexts.add(self._context)
         self._authenticator: zmq.auth.asyncio.AsyncioAuthenticator | None = None
         self._file: tuple[str, int] | None = None
         try:
@@ -93,6 +98,7 @@ class _Bound:
             _unlink_own(*self._file)
         # what is queued gets a moment to leave, then the context ends the socket
         self._context.destroy(linger=_LINGER_MS)
+        _contexts.discard(self._context)
 
 
 def _bind(socket: zmq.Socket[Any], endpoint: uri.Endpoint) -> uri.Endpoint:

@@ -1,0 +1,107 @@
+"""Servers for the tests of the transport, in this process and in one of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from daqlib import errors, rpc, rpcserver
+
+LOCAL = "zpb.rr://127.0.0.1:0"
+LIB = str(Path(rpc.__file__).parent.parent)
+
+
+class Service:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def Echo(self, value: Any, other: Any = None) -> Any:
+        self.calls.append("Echo")
+        return value
+
+    async def Wait(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "woke"
+
+    async def Refuse(self) -> None:
+        raise rpc.RemoteError("no such job", exception="daqif::DaqException", id="J.1", code=66,
+                              remedy="look at the list")
+
+    async def Later(self) -> None:
+        raise errors.Later("disk full", "free some space", job="J.2")
+
+    async def Break(self) -> None:
+        raise KeyError("secret")
+
+    async def Cancel(self) -> None:
+        raise asyncio.CancelledError
+
+    async def Nan(self) -> float:
+        return float("nan")
+
+    async def Huge(self) -> str:
+        return "x" * rpc.MESSAGE_LIMIT
+
+    async def _hidden(self) -> str:
+        return "hidden"
+
+
+def serving(
+    work: Callable[[str, rpcserver.Server], Awaitable[None]], endpoint: str = LOCAL, **options: Any
+) -> None:
+    async def run() -> None:
+        async with rpcserver.Server(endpoint, {"daq": Service()}, **options) as server:
+            await asyncio.wait_for(work(f"{server.endpoint}/daq", server), 10)
+
+    asyncio.run(run())
+
+
+@contextmanager
+def in_process(endpoint: str = LOCAL) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server in a process of its own, for what the loop under test must not share."""
+    code = f"""
+import asyncio
+from daqlib import rpcserver
+async def wait(seconds): await asyncio.sleep(seconds)
+async def main():
+    async with rpcserver.Server({endpoint!r}, {{"daq": {{"Wait": wait}}}}) as server:
+        print(server.endpoint, flush=True)
+        await asyncio.sleep(30)
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], env={"PYTHONPATH": LIB}, text=True,
+                               stdout=subprocess.PIPE)
+    assert process.stdout
+    with process.stdout:
+        try:
+            yield process.stdout.readline().strip() + "/daq", process
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def refused(endpoint: str, command: str, params: rpc.Document | None = None,
+                  ) -> rpc.RemoteError:
+    with pytest.raises(rpc.RemoteError) as caught:
+        await rpc.acall(endpoint, command, params, 5)
+    return caught.value
+
+
+async def raw(endpoint: str, *frames: bytes, patience_ms: int = 2000) -> Any:
+    """Send frames as they are and return the reply."""
+    with zmq.asyncio.Context.instance().socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(endpoint.removeprefix("zpb.rr").removesuffix("/daq").replace(":", "tcp:", 1))
+        await dealer.send_multipart(frames)
+        answered = await dealer.poll(patience_ms)
+        return json.loads((await dealer.recv_multipart())[-1]) if answered else None
