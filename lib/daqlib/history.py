@@ -119,7 +119,7 @@ def tries(events: Iterable[Event], stage: str) -> int:
     count, begun = 0, False
     for event in events:
         name = event["event"]
-        if name in ("ok", "fail"):
+        if name in ("ok", "fail", "aborted"):
             count, begun = 0, False
         elif event.get("stage") != stage:
             continue
@@ -142,5 +142,10 @@ def file_id(events: Iterable[Event]) -> str:
 
 def abort_requested(events: Iterable[Event]) -> bool:
     """Tell whether an abort was asked for that has not been carried out."""
-    newest = last(events, "abort-requested", "aborted")
-    return newest is not None and newest["event"] == "abort-requested"
+    requested = False
+    for event in events:
+        if event["event"] == "abort-requested":
+            requested = True
+        elif event["event"] == "aborted" or (event["event"], event.get("to")) == ("ok", "done"):
+            requested = False  # carried out, or the job had ended before anybody obeyed
+    return requested

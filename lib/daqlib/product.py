@@ -44,7 +44,8 @@ def specification(job: str, document: Document, acquired: Document | None,
                         "filePrefix": document.get("filePrefix", "")}
     chosen, raised = _target(document, parts, delivered)
     if chosen is not None:
-        parts.remove(chosen)
+        # it stays among the sources as well: its place there is its priority, so that keywords
+        # given by users win over those of the file that is merged into
         target["source"] = chosen
     made: Document = {"id": job, "sources": parts, "target": target,
                       "receivers": document.get("receivers", settings["receivers"])}
@@ -96,12 +97,20 @@ def _parts(source: Document, delivered: Document) -> list[Document]:
     if source["type"] == "fitsKeywords":
         return [source]
     name = source["sourceName"]
-    keywords = fold(source.get("initialKeywords", []), delivered.get("keywords", []))
+    reported = delivered.get("keywords", [])
+    initial = source.get("initialKeywords", [])
     locations = [source["location"]] if source["type"] == "fitsFile" else delivered.get("files", [])
     kept = {key: source[key] for key in ("keywordRules", "alertUnmergeable") if key in source}
-    return [*_keyword_source(name, keywords, source),
-            *({"type": "fitsFile", "sourceName": name, "location": place, **kept}
-              for place in locations)]
+    files = [{"type": "fitsFile", "sourceName": name, "location": place, **kept}
+             for place in locations]
+    if files and initial:
+        # what the source reports replaces what was known at the start, also in its file
+        said = {(k["type"], k.get("name")) for k in reported}
+        files[0]["initialKeywords"] = [
+            k for k in initial if (k["type"], k.get("name")) not in said]
+    else:
+        reported = fold(initial, reported)
+    return [*_keyword_source(name, reported, source), *files]
 
 
 def _target(document: Document, parts: list[Document], delivered: dict[str, Document],

@@ -43,8 +43,9 @@ def check(name: str, document: Any, what: str) -> None:
               for fault in _validator(name).iter_errors(document)]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        remedy = "see docs/formats.md" if name == "job" else f"see the schema {name}"
         raise errors.BadData(f"{what} is not valid: {'; '.join(sorted(set(faults))[:3])}{more}",
-                             "see daq-job(5)" if name == "job" else "see the schema " + name)
+                             remedy)
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def _given(argument: str | None) -> job.Document:
     document = cli.json_argument("@-" if argument == "-" else argument, "the specification")
     if not isinstance(document, dict) or not isinstance(document.get("sources", []), list):
         raise errors.BadData("the specification is no JSON object with a list 'sources'",
-                             "see daq-job(5)")
+                             "see docs/formats.md")
     return document
 
 

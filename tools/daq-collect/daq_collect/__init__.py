@@ -1,0 +1,1 @@
+"""daq-collect: fetches the inputs of a data product into the spool."""

@@ -1,0 +1,173 @@
+"""The collect stage: fetch every input, check it, and write the specification for the merger."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from typing import Any
+
+from daq_collect import local, plan, remote
+from daq_collect.origins import Origins
+from daq_collect.plan import Input
+from daqlib import alerts, cli, errors, fitsfile, fsops, manifest, transfer
+from daqlib.stage import Claim, Outcome, Stage
+
+Document = dict[str, Any]
+
+#: The Data Product Specification with local paths, in the job's data directory.
+SPECIFICATION = "specification.json"
+
+# the resolution of file times is a kernel tick, that of the log a millisecond
+_CLOCK_SLACK = 0.02
+
+
+def work(claim: Claim) -> Outcome:
+    """Fetch what the job needs and write its specification.
+
+    Raises:
+        errors.DaqError: a file cannot be had; files that arrived are kept for the next try.
+    """
+    specification, raised = plan.derive(claim)
+    wanted = plan.inputs(specification)
+    folder = os.path.join(claim.folder, plan.SOURCES)
+    os.makedirs(folder, exist_ok=True)
+    _tidy(folder, wanted)
+    origins = Origins(folder)
+    for item in wanted:
+        if not item.host:
+            _fetch(claim, folder, item, origins)
+    for batch in remote.batches([item for item in wanted if item.host]):
+        link = transfer.Link(claim.settings, batch[0].host, claim.descriptors)
+        remote.fetch(batch, folder, link, origins, check_structure, anew=claim.force)
+    text = json.dumps(plan.local(specification), indent=1, ensure_ascii=False)
+    fsops.put(os.path.join(claim.folder, SPECIFICATION), text.encode() + b"\n")
+    outputs = [manifest.output(claim.folder, os.path.join(plan.SOURCES, item.name),
+                               _digest(origins, item)) for item in wanted]
+    files = [{"sourceName": item.source, "origin": item.origin, "path": made.path,
+              "size": made.size, "sha256": made.sha256}
+             for item, made in zip(wanted, outputs, strict=True)]
+    raised += _suspicious(claim, wanted, outputs)
+    outputs.append(manifest.output(claim.folder, SPECIFICATION))
+    return Outcome(outputs, {"files": files}, raised)
+
+
+def _digest(origins: Origins, item: Input) -> str:
+    entry = origins.find(item.name, item.origin)
+    return str(entry["sha256"]) if entry else ""
+
+
+def _tidy(folder: str, wanted: list[Input]) -> None:
+    """Remove what dead tries left, and the files of an earlier form of an edited job."""
+    fsops.sweep(folder)
+    batches = remote.batches([item for item in wanted if item.host])
+    keep = {*(item.name for item in wanted), *map(remote.folder_name, batches)}
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.startswith(remote.PREFIX) and name not in keep:
+            shutil.rmtree(path)
+        elif not name.startswith(".") and name not in keep:
+            os.unlink(path)
+
+
+def _fetch(claim: Claim, folder: str, item: Input, origins: Origins) -> None:
+    if not claim.force and _is_here(item, origins) and origins.intact(item.name, item.origin):
+        cli.detail(f"{claim.id}: {item.origin} is here already")
+        return
+    target = os.path.join(folder, item.name)
+    stable = _is_stable(item.path, claim.settings["stable_sources"])
+    how, digest = local.fetch(item, target, stable=stable,
+                              check=lambda path: check_structure(item, path))
+    origins.record(item.name, item.origin, digest)
+    cli.detail(f"{claim.id}: {item.origin}: {how}")
+
+
+def _is_here(item: Input, origins: Origins) -> bool:
+    """Tell whether an earlier try fetched the file as its origin is now."""
+    entry = origins.find(item.name, item.origin)
+    there = local.status(item)
+    return (entry is not None and there is not None
+            and (there.st_size, there.st_mtime_ns) == (entry["size"], entry["mtime_ns"]))
+
+
+def _is_stable(path: str, prefixes: list[str]) -> bool:
+    return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)
+
+
+def check_structure(item: Input, path: str) -> None:
+    """Check that a fetched file is a complete FITS file.
+
+    Raises:
+        errors.BadData: it is not; names the origin.
+    """
+    try:
+        fitsfile.verify_structure(path)
+    except errors.BadData as error:
+        message = error.message.replace(path, item.origin)
+        raise errors.BadData(f"source {item.source}: {message}", error.remedy) from error
+
+
+def _suspicious(claim: Claim, wanted: list[Input], outputs: list[manifest.Output],
+                ) -> list[alerts.Alert]:
+    """Alert to files that changed after their acquisition ended."""
+    sealed = plan.sealed_at(claim)
+    if sealed is None:
+        return []
+    late = {item.source: item for item, made in zip(wanted, outputs, strict=True)
+            if made.mtime_ns > (sealed + _CLOCK_SLACK) * 1e9}
+    return [alerts.make("suspicious-time", source, f"{item.origin} was modified after the "
+                        "acquisition had stopped") for source, item in late.items()]
+
+
+def _wanted(claim: Claim) -> list[Input]:
+    """List the inputs as far as they can be told; what is wrong is the work's to say."""
+    with contextlib.suppress(errors.BadData):
+        return plan.inputs(plan.derive(claim)[0])
+    return []
+
+
+def _preflight(claim: Claim) -> None:
+    wanted = _wanted(claim)
+    if any(item.host for item in wanted):
+        transfer.check_tools(claim.settings)
+    origins = Origins(os.path.join(claim.folder, plan.SOURCES))
+    sizes = [there.st_size for item in wanted
+             if not item.host and not _is_here(item, origins) and (there := local.status(item))]
+    free, floor = claim.spool.free_bytes(), int(claim.settings["floor.spool_bytes"])
+    if sum(sizes) + floor > free:
+        raise errors.Later(f"the inputs have {sum(sizes)} bytes, {free} are free in the spool "
+                           f"and cfg/floor/spool_bytes keeps {floor} of them",
+                           "free some space", claim.id)
+
+
+def _limits(claim: Claim) -> list[str]:
+    return ["net_receive"] if any(item.host for item in _wanted(claim)) else []
+
+
+def _extra_inputs(claim: Claim) -> dict[str, str]:
+    """Return digests of the settings, and of the origins: a file delivered anew is fetched anew.
+
+    An origin that is gone does not count as changed: the copy of it is what we have.
+    """
+    chosen = [claim.settings["instrument_id"], claim.settings["receivers"]]
+    origins = Origins(os.path.join(claim.folder, plan.SOURCES))
+    marks = [_mark(item, origins) for item in _wanted(claim)]
+    return {"settings": _digest_of(chosen), "origins": _digest_of(marks)}
+
+
+def _mark(item: Input, origins: Origins) -> list[Any]:
+    if item.host:
+        return [item.name, item.origin]
+    if there := local.status(item):
+        return [item.name, item.origin, there.st_size, there.st_mtime_ns]
+    entry = origins.find(item.name, item.origin) or {}
+    return [item.name, item.origin, entry.get("size"), entry.get("mtime_ns")]
+
+
+def _digest_of(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+STAGE = Stage("collect", "acquire", "merge", work, _preflight, _limits, _extra_inputs)

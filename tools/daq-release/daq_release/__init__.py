@@ -1,0 +1,1 @@
+"""daq-release: delivers a data product to its receivers."""
