@@ -73,7 +73,8 @@ def spool(scratch: str, _size: int) -> list[Candidate]:
     """Return the cost of looking at a spool: a listing of 1000 jobs beside ``ls -l``."""
     root = os.path.join(scratch, "spool")
     status = os.path.join(TOP, "bin", "daq-status")
-    command(status, "--spool", root)()
+    watch = os.path.join(TOP, "bin", "daq-watch")
+    command(watch, "--once", "--spool", root)()  # makes the spool
     job = {"sources": [{"type": "fitsFile", "sourceName": "a", "location": "/data/a.fits"}]}
     for number in range(1000):
         with open(os.path.join(root, "hold", f"job-{number:04}.json"), "w") as file:
@@ -81,7 +82,7 @@ def spool(scratch: str, _size: int) -> list[Candidate]:
     return [Candidate("ls -l, 1000 jobs", command("ls", "-l", os.path.join(root, "hold"))),
             Candidate("daq-status, 1000 jobs", command(status, "--spool", root)),
             Candidate("daq-watch --once, nothing to do", command(
-                os.path.join(TOP, "bin", "daq-watch"), "--once", "--spool", root))]
+                watch, "--once", "--spool", root))]
 
 
 def merge(scratch: str, size: int) -> list[Candidate]:

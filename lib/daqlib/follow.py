@@ -36,8 +36,10 @@ class Follower:
 
         Args:
             spool: the spool.
-            places: directories of jobs.
-            logs: whether to watch the histories and the locks as well.
+            places: directories of jobs; ``lock`` and ``log`` may be among them.
+            logs: whether to watch the histories and the locks as well. A lock that is taken or
+                given back is a change of its job, a lister's look at it is not: who takes locks
+                in answer to changes hears of it again.
         """
         self._spool = spool
         self._missing = {*places, *(("log", "lock") if logs else ())}
@@ -46,7 +48,7 @@ class Follower:
         self._idle = -1
         try:
             self._start()
-        except OSError as error:
+        except (OSError, ImportError) as error:
             self._do_without(error)
 
     def _start(self) -> None:
@@ -62,8 +64,9 @@ class Follower:
         self._gone = flags.DELETE_SELF | flags.MOVE_SELF
         self._watch_missing()
 
-    def _do_without(self, error: OSError) -> None:
-        cli.say(f"cannot use inotify ({error.strerror}): changes are seen by scanning only; "
+    def _do_without(self, error: OSError | ImportError) -> None:
+        reason = getattr(error, "strerror", None) or error
+        cli.say(f"cannot use inotify ({reason}): changes are seen by scanning only; "
                 "see fs.inotify.max_user_instances and max_user_watches")
         if self._inotify is not None:
             self._inotify.close()

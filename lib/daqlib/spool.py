@@ -152,7 +152,7 @@ class Spool:
             return True
         if entry.due <= now + _FAR_FUTURE:
             return False
-        event = history.last(self.events(entry.id), "defer")
+        event = history.last(self.events(entry.id), "defer", "killed")
         return event is None or abs(float(event.get("until", 0.0)) - entry.due) > 1.0
 
     def move(self, job: str, source: str, target: str) -> bool:
@@ -249,7 +249,8 @@ def process_start(pid: int) -> str:
         return ""
 
 
-def open_spool(option: str | None, settings: config.Config, by: str) -> Spool:
+def open_spool(option: str | None, settings: config.Config, by: str, *,
+               create: bool = True) -> Spool:
     """Find, check and complete the spool.
 
     Order: ``--spool``, ``$DAQ_SPOOL``, ``cfg/spool``, ``$DATAROOT/spool``, the checkout's
@@ -259,12 +260,15 @@ def open_spool(option: str | None, settings: config.Config, by: str) -> Spool:
         option: the ``--spool`` argument, or None.
         settings: the configuration.
         by: the tool's name.
+        create: whether a new or empty directory becomes a spool; a lister leaves it alone.
 
     Raises:
         errors.BadConfig: no spool is named, the directory is not one, or it is on a network
             file system, where locks and inotify do not hold.
     """
     root = os.path.abspath(_choose(option, settings))
+    if not create and not os.path.exists(os.path.join(root, MARKER)):
+        raise errors.BadConfig(f"{root} is no spool", "name one with --spool or DAQ_SPOOL")
     _initialise(root)
     if not settings["network_spool"] and (kind := _foreign(root)):
         raise errors.BadConfig(f"{root} is on a network file system ({kind}), where locks and "
@@ -291,7 +295,7 @@ def _initialise(root: str) -> None:
         # the marker is the first thing we write: what else is here is not ours (dot-files do not
         # count: the embryo of a concurrent first start, a file manager's litter)
         strange = [name for name in os.listdir(root) if not name.startswith(".")]
-        if strange:
+        if strange and not os.path.exists(marker):
             raise errors.BadConfig(f"{root} is no spool: it holds {strange[0]!r} and no {MARKER}",
                                    "name an empty or a new directory")
         fsops.put(marker, MARKER_TEXT)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from daqlib import cli, config, errors, history, job, names, spool, stage
+from daqlib import cli, config, errors, fsops, history, job, names, spool, stage
 from daqlib.config import Config
 
 #: Of several jobs in one call the worst outcome decides: signal, bug, wrong, later.
@@ -46,13 +46,14 @@ def run(made: stage.Stage, options: argparse.Namespace, tool: str) -> int:
         errors.BadConfig: configuration or spool are not usable.
     """
     settings = config.load(options.config)
-    on = spool.open_spool(options.spool, settings, tool)
+    on = spool.open_spool(options.spool, settings, tool, create=False)
     if not options.jobs and not options.all:
         raise errors.Usage("no job is named", f"give --job ID or --all; try '{tool} --help'")
     how = Options(options.force, options.verify, options.dry_run, options.json)
     jobs = list(cli.ids(options.jobs))
     codes = [_one(made, on, settings, identifier, how) for identifier in jobs]
     if options.all:
+        fsops.sweep(on.path(made.name))
         codes += [_one(made, on, settings, identifier, how) for identifier in _due(made, on)]
     return worst(codes)
 
@@ -96,8 +97,11 @@ def _report(on: spool.Spool, made: stage.Stage, identifier: str, code: int, mess
             how: Options) -> None:
     if how.json:
         place = on.place(identifier) if names.ID.fullmatch(identifier) else ""
-        cli.emit({"id": identifier, "stage": made.name, "code": code, "place": place,
-                  "error": code != errors.OK, "message": message})
+        try:
+            cli.emit({"id": identifier, "stage": made.name, "code": code, "place": place,
+                      "error": code != errors.OK, "message": message})
+        except BrokenPipeError:
+            cli.mute()
 
 
 def _intention(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str) -> str:

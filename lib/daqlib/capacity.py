@@ -1,0 +1,40 @@
+"""Whether there is room for more work: free space, and the places that the limits leave.
+
+The stage tools enforce both themselves, whoever started them; this is for those that choose what
+to start and for those that explain why nothing starts.
+"""
+
+from __future__ import annotations
+
+from daqlib import fsops
+from daqlib.config import Config
+from daqlib.spool import Spool, holder
+
+#: The limits that a stage counts against, as far as they are known before the job is read.
+LIMITS: dict[str, tuple[str, ...]] = {
+    "collect": ("daq",), "merge": ("daq", "merge"), "release": ("daq",)}
+
+
+def shortage(spool: Spool, settings: Config) -> str:
+    """Return why nothing may start for lack of space, or an empty text.
+
+    Args:
+        spool: the spool.
+        settings: ``floor.spool_bytes`` and ``floor.result_bytes``.
+    """
+    for key, place in (("spool_bytes", ""), ("result_bytes", "result")):
+        least, free = settings[f"floor.{key}"], spool.free_bytes(place)
+        if free < least:
+            return (f"only {free} bytes are free in {spool.path(place)}, less than "
+                    f"cfg/floor/{key} ({least})")
+    return ""
+
+
+def holders(spool: Spool, settings: Config, limit: str) -> list[int]:
+    """Return the process ids that hold the places of a limit, 0 for one that does not say.
+
+    The id is that of the tool that took the place; a child that outlives it may hold it now.
+    """
+    paths = [spool.path("lock", f".slot-{limit}-{number}")
+             for number in range(int(settings[f"limits.{limit}"]))]
+    return [int(holder(path).get("pid", 0) or 0) for path in paths if fsops.is_locked(path)]

@@ -1,0 +1,1 @@
+"""daq-status: lists, explains, follows and waits for jobs; it only reads the spool."""

@@ -1,0 +1,122 @@
+"""Why a job is where it is, and the command that would help."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from daq_status import facts
+from daqlib import capacity, clock, history
+from daqlib.job import LIVE
+
+Answer = tuple[str, str]
+
+
+def explain(viewer: facts.Viewer, view: facts.View) -> Answer:
+    """Return one sentence and a shell command; the command is empty when none is needed."""
+    if view.place in capacity.LIMITS:
+        return _in_stage(viewer, view)
+    at_rest = {"acquire": _acquire, "failed": _failed, "hold": _hold, "bad": _bad, "done": _done,
+               "remote": _remote}
+    return at_rest.get(view.place, _removed)(viewer, view)
+
+
+def _in_stage(viewer: facts.Viewer, view: facts.View) -> Answer:
+    on, stage = viewer.spool, view.place
+    tool = _shell(f"daq-{stage}", "--spool", on.root, "--job", view.id)
+    if view.holder:
+        return f"process {view.holder.get('pid', '?')} is at work on it", ""
+    if history.abort_requested(view.events):
+        return "an abort was asked for and is carried out when it is claimed", tool
+    if on.paused(stage):
+        return f"{stage}/ is paused", _shell("rm", on.path(stage, ".pause"))
+    if view.due > clock.now():
+        return _deferred(view), _shell("touch", on.job_path(stage, view.id))
+    if low := capacity.shortage(on, viewer.settings):
+        return f"{low}; nothing starts until there is more", ""
+    if not viewer.watched:
+        return "it is due, but no daq-watch runs on this spool", tool
+    if full := _full(viewer, stage):
+        return full, ""
+    return "it is due; daq-watch starts it in a moment", ""
+
+
+def _deferred(view: facts.View) -> str:
+    event = history.last(view.events, "defer", "killed", stage=view.stage)
+    if event is None or view.tries == 0:
+        return f"it is scheduled for {clock.iso(view.due, 0)}Z by its modification time"
+    return f"it waits for the next try; the last one: {event.get('reason', 'its worker died')}"
+
+
+def _full(viewer: facts.Viewer, stage: str) -> str:
+    for limit in capacity.LIMITS[stage]:
+        count = int(viewer.settings[f"limits.{limit}"])
+        if count and len(capacity.holders(viewer.spool, viewer.settings, limit)) >= count:
+            return f"it waits for its turn: all {count} places of cfg/limits/{limit} are taken"
+    return ""
+
+
+def _acquire(viewer: facts.Viewer, view: facts.View) -> Answer:
+    if view.holder:
+        return f"daq-ctl (process {view.holder.get('pid', '?')}) controls its sources", ""
+    return "no daq-ctl runs that would control its sources; one that starts takes it over", (
+        _shell("daq-ctl", "serve", "--spool", viewer.spool.root))
+
+
+def _failed(viewer: facts.Viewer, view: facts.View) -> Answer:
+    event = history.last(view.events, "fail")
+    why = str(event.get("reason", "")) if event else "somebody moved it to failed/"
+    if view.stage == "acquire" and not _is_acquired(viewer, view):
+        return f"{why}; an acquisition is not repeated under its id: submit it anew", ""
+    return f"{why}; mend the cause, then", _back(viewer, view)
+
+
+def _hold(viewer: facts.Viewer, view: facts.View) -> Answer:
+    return "it is parked in hold/; to let it go on", _back(viewer, view)
+
+
+def _back(viewer: facts.Viewer, view: facts.View) -> str:
+    """Return the command that puts a resting job back where it can go on."""
+    on = viewer.spool
+    if _is_live(viewer.document(view)) and not _is_acquired(viewer, view):
+        stage = "acquire"
+    else:
+        stage = "collect" if view.stage == "acquire" else view.stage
+    return _shell("mv", on.job_path(view.place, view.id), on.path(stage, ""))
+
+
+def _is_acquired(viewer: facts.Viewer, view: facts.View) -> bool:
+    # written when the acquisition has ended: what it recorded can be merged
+    return os.path.exists(viewer.spool.data_path(view.id, "acquire.json"))
+
+
+def _is_live(document: facts.Document) -> bool:
+    sources = document.get("sources")
+    return isinstance(sources, list) and any(
+        isinstance(source, dict) and source.get("type") in LIVE for source in sources)
+
+
+def _bad(viewer: facts.Viewer, view: facts.View) -> Answer:
+    event = history.last(view.events, "bad")
+    why = str(event.get("reason", "")) if event else "somebody moved it to bad/"
+    stage = str(event.get("stage", "")) if event else ""
+    return f"{why}; mend the file, then", _shell(
+        "mv", viewer.spool.job_path("bad", view.id), viewer.spool.path(stage or "collect", ""))
+
+
+def _done(viewer: facts.Viewer, view: facts.View) -> Answer:
+    if view.status["substate"] == "Aborted":
+        return "it was aborted", ""
+    return "it is complete", ""
+
+
+def _remote(viewer: facts.Viewer, view: facts.View) -> Answer:
+    return "it was handed over to another host", ""
+
+
+def _removed(viewer: facts.Viewer, view: facts.View) -> Answer:
+    return "somebody removed the job file; its history and its data are still there", ""
+
+
+def _shell(*words: str) -> str:
+    return shlex.join(words)
