@@ -14,6 +14,9 @@ from daqlib import errors, history
 from daqlib.spool import STAGES, Spool, holder, process_start
 
 _PLACES = (*STAGES, "failed", "hold")
+#: Stages whose tools may be told to end. A daemon that holds the lock for a moment, or somebody
+#: else who aborts the same job, is left alone.
+_WORKERS = ("collect", "merge", "release")
 
 
 def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
@@ -28,7 +31,7 @@ def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
         patience: seconds to wait for a worker to end.
 
     Raises:
-        errors.NoJob: the spool does not hold it.
+        errors.NoJob: the spool does not hold it, or it has ended meanwhile.
         errors.Later: the worker does not end; the request stands and will be obeyed.
     """
     place = spool.place(job)
@@ -44,6 +47,8 @@ def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
         place = spool.place(job)
         if place in _PLACES:
             finish(spool, job, place)
+        elif not history.last(spool.events(job), "aborted"):
+            raise errors.NoJob("it ended before it could be aborted", "see daq-status", job)
     finally:
         spool.release(job, lock)
 
@@ -54,7 +59,7 @@ def _lock_after_asking(spool: Spool, job: str, patience: float) -> int:
     while (lock := spool.lock(job, "abort")) is None:
         facts = holder(spool.lock_path(job))
         pid = int(facts.get("pid", 0) or 0)
-        if pid and pid != asked:
+        if pid and pid != asked and facts.get("stage") in _WORKERS:
             _terminate(pid, str(facts.get("started", "")))
             asked = pid
         if time.monotonic() > deadline:

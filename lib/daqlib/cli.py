@@ -89,6 +89,7 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
         def run(argv: list[str] | None = None) -> int:
             global _tool
             _tool = tool
+            _open_missing_descriptors()
             # a parent that ignores SIGINT (a background job of sh) or blocks signals is respected
             for signum in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -98,6 +99,17 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
         return run
 
     return wrap
+
+
+def _open_missing_descriptors() -> None:
+    """Give the standard streams that the caller closed (``2>&-``) a null device."""
+    # otherwise the next file opened, a lock perhaps, would be standard error to every child
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+            setattr(sys, name, open(number, mode))  # noqa: SIM115
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> None:
@@ -130,8 +142,13 @@ def _guarded(main: Main, argv: list[str]) -> int:
 
 def _broken_pipe() -> int:
     # the reader went away (| head): end as quietly as a C program that SIGPIPE kills
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
+    mute()
     return 128 + signal.SIGPIPE
+
+
+def mute() -> None:
+    """Drop what goes to stdout from now on: its reader went away, the work goes on."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
 
 
 def from_os_error(error: OSError) -> errors.DaqError:

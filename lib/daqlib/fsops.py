@@ -147,18 +147,13 @@ def _renameat2(source: str, target: str) -> int:
 
 
 def create(path: str, data: bytes, *, mode: int = 0o664) -> None:
-    """Create a file that must not exist yet, durably; used to reserve a name.
+    """Create a file that must not exist yet, durably and whole; used to reserve a name.
 
     Raises:
         FileExistsError: the name is taken.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        _write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    fsync_dir(os.path.dirname(path))
+    # exclusive creation under the final name would let a crash leave a name without content
+    put(path, data, mode=mode, replace=False)
 
 
 def append(path: str, line: bytes, *, mode: int = 0o664) -> None:
@@ -228,9 +223,13 @@ def lock(path: str, content: bytes = b"", patience: float = _PROBE_PATIENCE) -> 
         if not taken and time.monotonic() >= deadline:
             return None
         time.sleep(0.005)
-    os.ftruncate(fd, 0)
-    os.write(fd, content)
-    passing("lock.taken")
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, content)
+        passing("lock.taken")
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -78,7 +78,8 @@ def encode(event: str, by: str, facts: dict[str, Any]) -> bytes:
     line = {"time": clock.iso(clock.now()) + "Z", "event": event, "by": by,
             "pid": os.getpid(), "host": socket.gethostname()}
     line.update({key: value for key, value in facts.items() if value is not None})
-    return json.dumps(line, ensure_ascii=False).encode()
+    # a file name need not be UTF-8: what cannot be written is told in escapes, not lost
+    return json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def append(path: str, event: str, by: str, /, **facts: Any) -> None:

@@ -7,6 +7,7 @@ and drop it into a stage. No tool ever rewrites it.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -193,11 +194,10 @@ def submit(spool: Spool, document: Document, place: str, instrument: str) -> tup
         return document["id"], _submit_as(spool, document, place, instrument)
     while True:
         stamp = file_id(instrument)
-        try:
-            return stamp, _submit_as(spool, {**document, "id": stamp, "fileId": stamp}, place,
-                                     instrument)
-        except Taken:
-            time.sleep(0.001)  # two starts in one millisecond: take the next one
+        with contextlib.suppress(Taken):
+            if _submit_as(spool, {**document, "id": stamp, "fileId": stamp}, place, instrument):
+                return stamp, True
+        time.sleep(0.001)  # two starts in one millisecond, alike or not: take the next one
 
 
 class Taken(errors.BadData):
@@ -231,6 +231,7 @@ def _submit_locked(spool: Spool, document: Document, place: str, instrument: str
         if spool.places(job):
             return False
         document = {**document, **earlier.get("members", {}), "fileId": earlier["fileId"]}
+        fsops.sweep(spool.path(place))
     members = {key: document[key] for key in ("created", "by") if key in document}
     stamp = reserve_file_id(spool, job, instrument, document.get("fileId", ""))
     data = encode({**document, "fileId": stamp})
@@ -278,8 +279,7 @@ def reserve_file_id(spool: Spool, job: str, instrument: str, wanted: str = "") -
         except FileExistsError:
             with open(path, encoding="utf-8") as file:
                 owner = file.read()
-            # an empty reservation was torn by a crash before anybody could use it
-            if wanted and owner in (job, ""):
+            if wanted and owner == job:
                 return stamp
             if wanted:
                 raise Taken(f"the file id {stamp} belongs to job {owner}", "use another id",

@@ -91,6 +91,8 @@ class Stage:
         preflight: raises :class:`daqlib.errors.Later` when the work cannot begin now.
         limits: the concurrency limits that the work counts against.
         extra_inputs: digests of further inputs (the configuration that the work depends on).
+        bound_to_job: the inputs were derived by the stage before from the job file as it was then,
+            so that a job edited since has to go back there.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Stage:
     preflight: Callable[[Claim], None]
     limits: Callable[[Claim], list[str]]
     extra_inputs: Callable[[Claim], dict[str, str]]
+    bound_to_job: bool = False
 
 
 def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
@@ -120,7 +123,7 @@ def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
     Raises:
         errors.DaqError: with the exit code of the outcome; the job lies where DESIGN says.
     """
-    names.check_id(identifier)
+    _check_name(on, stage, identifier)
     if not os.path.lexists(on.job_path(stage.name, identifier)):
         raise _not_here(on, stage, identifier)
     lock = on.lock(identifier, stage.name)
@@ -141,6 +144,18 @@ def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
         on.release(identifier, lock)
 
 
+def _check_name(on: spool.Spool, stage: Stage, identifier: str) -> None:
+    try:
+        names.check_id(identifier)
+    except errors.BadData as error:
+        # asked for as the scan found it: nobody else will ever look at a file of such a name
+        if not any(entry.id == identifier for entry in on.scan(stage.name)):
+            raise
+        name = on.to_bad(stage.name, f"{identifier}.json", error.message)
+        raise errors.BadData(f"{error.message}; moved to bad/{name}",
+                             f"rename it and mv it back to {stage.name}/", identifier) from error
+
+
 def _not_here(on: spool.Spool, stage: Stage, identifier: str) -> errors.NoJob:
     place = on.place(identifier)
     where = f"it is in {place}/" if place else "the spool does not hold it"
@@ -148,7 +163,10 @@ def _not_here(on: spool.Spool, stage: Stage, identifier: str) -> errors.NoJob:
 
 
 def _claim(stage: Stage, on: spool.Spool, settings: Config, identifier: str, lock: int) -> Claim:
-    later = [place for place in on.places(identifier)
+    places = on.places(identifier)
+    if stage.name not in places:
+        raise _not_here(on, stage, identifier)  # somebody did the work before we got the lock
+    later = [place for place in places
              if place in spool.WAY and spool.WAY.index(place) > spool.WAY.index(stage.name)]
     if later:
         name = on.to_bad(stage.name, f"{identifier}.json", f"a second copy: see {later[0]}/")
@@ -168,8 +186,13 @@ def _proceed(claim: Claim, verify: bool) -> str:
     if history.abort_requested(claim.events):
         abort.finish(on, claim.id, stage.name)
         return "done"
-    job.accept(on, claim.id, claim.job.document, stage.name, claim.settings["instrument_id"])
+    try:
+        job.accept(on, claim.id, claim.job.document, stage.name, claim.settings["instrument_id"])
+    except job.Taken as error:
+        _fail(claim, error)
     claim.events = on.events(claim.id)
+    if stage.bound_to_job and _is_edited_since(claim):
+        _send_back(claim)
     _take_slots(claim)
     _check_floor(claim)
     claim.inputs = {
@@ -187,6 +210,25 @@ def _proceed(claim: Claim, verify: bool) -> str:
     return _commit(claim)
 
 
+def _is_edited_since(claim: Claim) -> bool:
+    before = claim.previous()
+    return before is not None and before["inputs"].get("job") != claim.job.digest
+
+
+def _send_back(claim: Claim) -> None:
+    """Move an edited job back one stage: an edit takes effect wherever the job is put back."""
+    earlier = claim.stage.previous
+    claim.log("edited", to=earlier)
+    try:
+        claim.spool.move(claim.id, claim.stage.name, earlier)
+    except FileExistsError:
+        name = claim.spool.to_bad(claim.stage.name, f"{claim.id}.json", f"{earlier}/ holds a copy")
+        raise errors.BadData(f"{earlier}/ holds a copy of this job; this one is now bad/{name}",
+                             "compare the two and remove one") from None
+    raise errors.Later(f"the job was edited after {earlier} had read it; moved back to {earlier}/",
+                       "it goes on from there")
+
+
 def _take_slots(claim: Claim) -> None:
     for limit in ["daq", *claim.stage.limits(claim)]:
         count = int(claim.settings[f"limits.{limit}"])
@@ -194,7 +236,8 @@ def _take_slots(claim: Claim) -> None:
             continue
         for number in range(count):
             path = claim.spool.path("lock", f".slot-{limit}-{number}")
-            fd = fsops.lock(path, spool.holder_text(claim.stage.name), patience=0.0)
+            # a lister's probe takes microseconds and must not look like a taken place
+            fd = fsops.lock(path, spool.holder_text(claim.stage.name), patience=0.01)
             if fd is not None:
                 claim.descriptors.append(fd)
                 break
@@ -225,9 +268,10 @@ def _count_and_start(claim: Claim) -> None:
 
 def _work(claim: Claim) -> None:
     stage = claim.stage
-    os.makedirs(claim.folder, exist_ok=True)
-    fsops.fsync_dir(os.path.dirname(claim.folder))
     try:
+        os.makedirs(claim.folder, exist_ok=True)
+        fsops.fsync_dir(os.path.dirname(claim.folder))
+        fsops.sweep(claim.folder)
         outcome = stage.work(claim)
         for alert in outcome.alerts:
             claim.log("alert", **alert)
@@ -283,7 +327,7 @@ def _defer(claim: Claim, error: errors.DaqError, count: int) -> None:
 
 def _backoff(settings: Config, count: int) -> float:
     first, longest = settings["retry.first_sec"], settings["retry.longest_sec"]
-    return float(min(longest, first * 2 ** (count - 1)) * random.uniform(0.8, 1.2))
+    return float(min(longest, first * 2 ** min(count - 1, 60)) * random.uniform(0.8, 1.2))
 
 
 def _push(path: str, mtime_ns: int, until: float) -> None:
@@ -330,21 +374,21 @@ def _fail(claim: Claim, error: errors.DaqError) -> None:
     error.job = claim.id
     place = _put_aside(claim.spool, claim.stage.name, error)
     way_out = (f"moved to {place}; mend the cause, then: mv failed/{claim.id}.json "
-               f"{claim.stage.name}/")
+               f"{claim.stage.name}/" if place else "the job was moved away meanwhile")
     error.remedy = "; ".join(filter(None, (error.remedy, way_out)))
     raise error
 
 
 def _put_aside(on: spool.Spool, stage: str, error: errors.DaqError) -> str:
-    """Move a job to ``failed/`` and record why; return where it lies now."""
+    """Move a job to ``failed/`` and record why; return where it lies, empty if it was not here."""
     on.log(error.job, "fail", stage=stage, reason=str(error), code=error.code)
     with contextlib.suppress(FileNotFoundError):
         os.utime(on.job_path(stage, error.job))
     try:
-        on.move(error.job, stage, "failed")
+        moved = on.move(error.job, stage, "failed")
     except FileExistsError:
         return "bad/" + on.to_bad(stage, f"{error.job}.json", "failed/ holds a copy")
-    return "failed/"
+    return "failed/" if moved else ""
 
 
 def _commit(claim: Claim) -> str:

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from daqlib import alerts, history, manifest
-from daqlib.spool import Spool
+from daqlib.spool import STAGES, Spool
 
 Status = dict[str, Any]
 
@@ -61,7 +61,7 @@ def of(spool: Spool, job: str, place: str, events: list[history.Event], *,
     return {
         "id": job,
         "fileId": history.file_id(events),
-        "state": state_of(substate, place),
+        "state": state_of(substate, _stage_of(place, events)),
         "substate": substate,
         "error": alerts.is_error(found),
         "message": json.dumps([_public(alert) for alert in found], ensure_ascii=False),
@@ -81,9 +81,9 @@ def _mtime(spool: Spool, place: str, job: str) -> float:
         return 0.0
 
 
-def state_of(substate: str, place: str = "acquire") -> str:
+def state_of(substate: str, stage: str = "acquire") -> str:
     """Return the state that a substate belongs to; Aborting belongs to the phase it happens in."""
-    if substate == "Aborting" and place not in ("acquire", ""):
+    if substate == "Aborting" and stage != "acquire":
         return "StateMerging"
     return STATE_OF.get(substate) or ABORT_STATE_OF.get(substate, "StateUndefined")
 
@@ -94,7 +94,7 @@ def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
     if place == "done":
         ending = history.last(events, "aborted", "start")  # a later try undoes an abort
         return "Aborted" if ending and ending["event"] == "aborted" else "Completed"
-    stage = place if place in ("acquire", "collect", "merge", "release") else left_stage(events)
+    stage = _stage_of(place, events)
     if stage != "acquire" and history.abort_requested(events):
         return "Aborting"
     if stage in _STAGE_SUBSTATE:
@@ -109,6 +109,10 @@ def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
     return "Undefined"
 
 
+def _stage_of(place: str, events: list[history.Event]) -> str:
+    return place if place in STAGES else left_stage(events)
+
+
 def acquiring_substate(events: list[history.Event]) -> str:
     """Return the last substate that the acquisition recorded."""
     event = history.last(events, "state")
@@ -116,14 +120,17 @@ def acquiring_substate(events: list[history.Event]) -> str:
 
 
 def left_stage(events: list[history.Event]) -> str:
-    """Return the stage that a resting job left: the last one that an event names."""
+    """Return the stage that a resting job left: the last one that an event names.
+
+    A job that was parked before anything happened to it is taken as one for collect.
+    """
     for event in reversed(events):
         stage = event.get("stage")
-        if stage in ("acquire", "collect", "merge", "release"):
+        if stage in STAGES:
             after = event["event"] == "ok"
             return {"acquire": "collect", "collect": "merge", "merge": "release"}.get(
                 stage, "release") if after else str(stage)
-    return ""
+    return "collect"
 
 
 def result_path(spool: Spool, job: str) -> str:

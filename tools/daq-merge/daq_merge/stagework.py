@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 from daq_merge import build
-from daq_merge.plan import plan
+from daq_merge.plan import Plan, plan
 from daqlib import cli, errors, fsops, history, manifest
 from daqlib.crashpoints import passing
 from daqlib.stage import Claim, Outcome, Stage
@@ -64,12 +64,21 @@ def _work(claim: Claim) -> Outcome:
         cli.detail(f"{claim.id}: {name} was published by an earlier try")
         return _outcome(claim, path, sealed, list(sealed.get("alerts", [])))
     embryo = fsops.temporary(path)
+    try:
+        return _build(claim, planned, embryo, path, inputs)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(embryo)  # on a full disk, a product that nobody will read must not stay
+        raise
+
+
+def _build(claim: Claim, planned: Plan, embryo: str, path: str, inputs: str) -> Outcome:
     built = build.write(planned, embryo, progress=cli.progress(f"{claim.id}: merge"))
     for text in built.warnings:
         cli.warn(f"{claim.id}: {text}")
     os.chmod(embryo, 0o444)
-    facts = {"product": name, "size": built.size, "sha256": built.sha256, "hdus": built.hdus,
-             "fileId": specification["target"]["fileId"], "inputs": built.inputs}
+    facts = {"product": os.path.basename(path), "size": built.size, "sha256": built.sha256,
+             "hdus": built.hdus, "fileId": history.file_id(claim.events), "inputs": built.inputs}
     claim.log("sealed", **{**facts, "inputs": inputs, "sources": built.inputs,
                            "alerts": built.alerts})
     passing("publish.sealed")
@@ -111,14 +120,21 @@ def _publish(claim: Claim, embryo: str, path: str, sha256: str) -> None:
                 claim.id) from None
 
 
+def _link(name: str, target: str) -> None:
+    """Let ``data/ID/result`` lead to the product, also when an edited job has a new one."""
+    if os.path.islink(name) and os.readlink(name) == target:
+        return
+    embryo = fsops.temporary(name)
+    os.symlink(target, embryo)
+    os.replace(embryo, name)
+
+
 def _outcome(claim: Claim, path: str, facts: Document, raised: list[Document]) -> Outcome:
-    link = claim.spool.data_path(claim.id, "result")
-    if not os.path.lexists(link):
-        os.symlink(os.path.relpath(path, claim.folder), link)
+    _link(claim.spool.data_path(claim.id, "result"), os.path.relpath(path, claim.folder))
     made = manifest.output(claim.folder, path, facts["sha256"])
     result = {key: value for key, value in facts.items() if key != "alerts"}
     return Outcome([made], result, raised)
 
 
 STAGE = Stage(name="merge", previous="collect", next="release", work=_work, preflight=_preflight,
-              limits=lambda claim: ["merge"], extra_inputs=lambda claim: {})
+              limits=lambda claim: ["merge"], extra_inputs=lambda claim: {}, bound_to_job=True)

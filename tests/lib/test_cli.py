@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daqlib import cli, errors
+from harness import CHECKOUT, SYSTEM_PATH, Daq, make_fits, wait_until
+
+
+def run(act: object) -> int:
+    """Run something as a tool's main; exceptions are raised, a number is returned."""
+
+    @cli.entry("daq-test")
+    def main(_argv: list[str]) -> int:
+        if isinstance(act, BaseException):
+            raise act
+        return int(act)  # type: ignore[call-overload]
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return main([])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("kind", errors.CODES)
+def test_an_error_is_one_line_and_its_code(
+        kind: type[errors.DaqError], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(kind("what is wrong", "what to do", "job-1")) == kind.code
+    assert capsys.readouterr() == ("", "daq-test: job-1: what is wrong; what to do\n")
+
+
+def test_codes_are_different_and_explained() -> None:
+    codes = [kind.code for kind in errors.CODES]
+    assert len(set(codes)) == len(codes)
+    assert not {0, 1, 2} & set(codes)
+    assert all(kind.meaning and kind.__doc__ for kind in errors.CODES)
+    assert codes == sorted(codes)
+
+
+@pytest.mark.parametrize(("number", "code"), [
+    (errno.ENOSPC, 75), (errno.EDQUOT, 75), (errno.EACCES, 77), (errno.EPERM, 77),
+    (errno.EROFS, 77), (errno.EIO, 74), (errno.ENOENT, 74), (errno.EISDIR, 74),
+    (errno.ENAMETOOLONG, 74), (errno.EMFILE, 74)])
+def test_system_errors_have_their_codes(
+        number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(OSError(number, os.strerror(number), "/some/file")) == code
+    told = capsys.readouterr().err
+    assert told.startswith(f"daq-test: /some/file: {os.strerror(number)}")
+    assert len(told.splitlines()) == 1
+
+
+def test_a_bug_is_one_line_too(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(ZeroDivisionError("by\nzero")) == 70
+    told = capsys.readouterr().err
+    assert told.startswith(r"daq-test: internal error: ZeroDivisionError: by\nzero; run again with")
+    assert len(told.splitlines()) == 1
+    monkeypatch.setenv("DAQ_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(ZeroDivisionError())
+
+
+@pytest.mark.parametrize(("ending", "code"), [
+    (0, 0), (75, 75), (cli.Terminated(signal.SIGTERM), 143), (KeyboardInterrupt(), 130),
+    (SystemExit(0), 0), (SystemExit(), 0)])
+def test_other_ends(ending: object, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ending) == code
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_line_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    run(errors.BadData("a\x1b[2Jb\nc\td\u202e"))
+    assert capsys.readouterr().err == "daq-test: a\\x1b[2Jb\\nc\td\\u202e\n"
+
+
+def test_a_closed_stderr_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    cli.warn("words")
+    assert run(errors.Later("x")) == 75
+
+
+def test_signals_that_are_ignored_stay_ignored() -> None:
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run(0)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+# -- arguments -------------------------------------------------------------------------------------
+
+
+def parser() -> cli.Parser:
+    made = cli.parser("daq-test", "Test.", "daq-test --really\n")
+    made.add_argument("ids", nargs="*")
+    made.add_argument("--really", action="store_true")
+    return made
+
+
+@pytest.mark.parametrize("argv", [["--unknown"], ["--reall"], ["--spool"]])
+def test_wrong_arguments_point_to_the_help(argv: list[str]) -> None:
+    with pytest.raises(errors.Usage, match="try 'daq-test --help'"):
+        cli.parse(parser(), argv)
+
+
+def test_options_may_stand_between_the_ids() -> None:
+    options = cli.parse(parser(), ["a", "--really", "b", "--", "-c"])
+    assert (options.ids, options.really) == (["a", "b", "-c"], True)
+
+
+def test_the_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--help"])
+    told = capsys.readouterr().out
+    assert "examples:\n  daq-test --really" in told
+    assert "--spool DIR" in told
+
+
+def test_talkativeness(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        for quiet, verbose, lines in ((True, 0, ["w"]), (False, 0, ["s", "w"]),
+                                      (False, 1, ["s", "d", "w"])):
+            cli.set_verbosity(verbose, quiet=quiet)
+            cli.say("s")
+            cli.detail("d")
+            cli.warn("w")
+            told = capsys.readouterr().err.splitlines()
+            assert [line.rpartition(" ")[2] for line in told] == lines
+            assert cli.verbosity() == (["-q"] if quiet else ["-v"] * verbose)
+    finally:
+        cli.set_verbosity(0)
+
+
+def test_ids_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("b\n\n  c \n"))
+    assert list(cli.ids(["a", "-", "d"])) == ["a", "b", "c", "d"]
+
+
+def test_text_and_json_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text('{"a": 1}')
+    (tmp_path / "b").write_bytes(b"\xff")
+    assert cli.json_argument(f"@{tmp_path}/a", "it") == {"a": 1}
+    assert cli.json_argument("[1]", "it") == [1]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("7"))
+    assert cli.json_argument("@-", "it") == 7
+    with pytest.raises(errors.BadData, match="it is not JSON"):
+        cli.json_argument("{", "it")
+    for name in ("none", "b", ""):
+        with pytest.raises(errors.Usage, match="cannot read"):
+            cli.text_argument(f"@{tmp_path}/{name}")
+
+
+def test_output_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.emit({"é": "\n"})
+    cli.show("text")
+    assert capsys.readouterr().out == '{"é": "\\n"}\ntext\n'
+
+
+def test_no_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    draw = cli.progress("x")
+    draw(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_sibling_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "daq-x"
+    tool.write_text("#!/bin/sh\n")
+    monkeypatch.delenv("DAQ_BIN", raising=False)
+    monkeypatch.setenv("PATH", SYSTEM_PATH)
+    with pytest.raises(errors.BadConfig, match="daq-x is not installed"):
+        cli.command("daq-x")
+    monkeypatch.setenv("DAQ_BIN", str(tmp_path))
+    with pytest.raises(errors.BadConfig):
+        cli.command("daq-x")
+    tool.chmod(0o755)
+    assert cli.command("daq-x") == [str(tool)]
+    monkeypatch.delenv("DAQ_BIN")
+    monkeypatch.setenv("PATH", f"{SYSTEM_PATH}:{tmp_path}")
+    assert cli.command("daq-x") == [str(tool)]
+
+
+def test_subcommands_are_parsed_as_well() -> None:
+    made = argparse.ArgumentParser()
+    made.add_argument("-q", "--quiet", action="store_true")
+    made.add_argument("-v", "--verbose", action="count", default=0)
+    made.add_subparsers(dest="verb").add_parser("serve")
+    assert cli.parse(made, ["serve"]).verb == "serve"
+
+
+# -- whole tools -----------------------------------------------------------------------------------
+
+
+def submit(daq: Daq, count: int) -> None:
+    make_fits(daq.folder / "a.fits")
+    for number in range(count):
+        daq.drop("collect", f"j{number}", {"sources": [
+            {"type": "fitsFile", "sourceName": "a", "location": f"{daq.folder}/a.fits"}]})
+
+
+def test_a_stage_tool_goes_on_when_its_reader_leaves(daq: Daq) -> None:
+    submit(daq, 3)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        made = subprocess.run(daq.command("daq-collect", "-q", "--all", "--json"), stdout=writer,
+                              stderr=subprocess.PIPE, env=daq.environment(), timeout=60,
+                              check=False)
+    finally:
+        os.close(writer)
+    assert daq.tree() == {"merge": ["j0", "j1", "j2"]}
+    assert made.stderr == b""
+    assert made.returncode == 0
+
+
+def test_a_lister_ends_quietly_when_its_reader_leaves(daq: Daq) -> None:
+    submit(daq, 3)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        made = subprocess.run(daq.command("daq-status", "--json"), stdout=writer, timeout=60,
+                              stderr=subprocess.PIPE, env=daq.environment(), check=False)
+    finally:
+        os.close(writer)
+    assert (made.returncode, made.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_the_worst_of_several_jobs_decides(daq: Daq) -> None:
+    submit(daq, 1)
+    daq.drop("collect", "bad", "[]")
+    told = daq.run("daq-collect", "--json", "--job", "j0", "--job", "bad", "--job", "gone")
+    told.exits(65)
+    assert [(o["id"], o["code"], o["place"]) for o in told.jsonl()] == [
+        ("j0", 0, "merge"), ("bad", 65, ""), ("gone", 66, "")]
+    assert daq.tree() == {"merge": ["j0"], "bad": ["bad"]}
+
+
+def test_all_goes_on_after_a_job_that_is_wrong(daq: Daq) -> None:
+    submit(daq, 2)
+    daq.drop("collect", "a-bad", "[]")
+    daq.drop("collect", "b bad", "{}")
+    daq.run("daq-collect", "--all").exits(65)
+    assert daq.tree() == {"merge": ["j0", "j1"], "bad": ["a-bad", "b bad"]}
+
+
+def test_all_leaves_alone_what_is_paused_or_not_due(daq: Daq) -> None:
+    submit(daq, 2)
+    late = daq.spool / "collect" / "j1.json"
+    os.utime(late, (os.stat(late).st_mtime + 600,) * 2)
+    (daq.spool / "collect" / ".pause").touch()
+    daq.run("daq-collect", "--all").ok().says("is paused")
+    assert daq.tree() == {"collect": ["j0", "j1"]}
+    (daq.spool / "collect" / ".pause").unlink()
+    daq.run("daq-collect", "--all").ok()
+    assert daq.tree() == {"collect": ["j1"], "merge": ["j0"]}
+    daq.run("daq-collect", "--job", "j1").ok()
+
+
+def test_a_dry_run_changes_nothing(daq: Daq) -> None:
+    submit(daq, 1)
+    before = {p: p.stat().st_mtime_ns for p in daq.spool.rglob("*")}
+    daq.run("daq-collect", "-n", "--job", "j0").ok().prints("j0: would collect (try 1 of 5)")
+    daq.run("daq-collect", "-n", "--job", "gone").fails(66, "gone")
+    assert {p: p.stat().st_mtime_ns for p in daq.spool.rglob("*")} == before
+
+
+def test_no_job_named(daq: Daq) -> None:
+    daq.run("daq-collect").fails(64, "give --job ID or --all")
+
+
+def test_termination_before_the_work_is_quiet(daq: Daq) -> None:
+    with daq.start("daq-collect", "--job", "-", stdin=True) as tool:
+        wait_until(lambda: "daq_collect" in Path(f"/proc/{tool.pid}/cmdline").read_text(), 5)
+        wait_until(lambda: int(next(
+            line.split()[1] for line in Path(f"/proc/{tool.pid}/status").read_text().splitlines()
+            if line.startswith("SigCgt")), 16) & (1 << (signal.SIGTERM - 1)), 5)
+        tool.signal(signal.SIGTERM)
+        assert tool.wait().code == 128 + signal.SIGTERM
+        assert tool.err == ""
+
+
+def test_the_version_is_the_packages() -> None:
+    made = subprocess.run([CHECKOUT / "bin/daq-collect", "--version"], capture_output=True,
+                          text=True, check=True, env={"DAQ_PYTHON": sys.executable})
+    from daqlib import __version__
+
+    assert made.stdout == f"daq-collect {__version__}\n"
+    assert json.dumps(made.stderr) == '""'
