@@ -85,7 +85,7 @@ class Application:
 
     async def SetLogLevel(self, info: dict[str, Any]) -> str:  # noqa: N802
         """Set how much is logged; ``info`` has ``level`` and ``logger``."""
-        level = str(info.get("level", ""))
+        level = str(info.get("level", "")) if isinstance(info, dict) else ""
         if level not in LEVELS:
             raise errors.BadData(f"log level {level!r} is not known", f"use {', '.join(LEVELS)}")
         from daqlib import cli

@@ -126,7 +126,7 @@ def _request(options: argparse.Namespace, endpoint: str) -> int:
     params = verb.params(options, options.arguments)
     where = uri.with_path(uri.parse(endpoint), options.command.partition(".")[0])
     limit = options.timeout
-    if params.get("timeout", 0.0) > limit - _MARGIN_S:
+    if "timeout" in params and params["timeout"] > limit - _MARGIN_S:
         limit = params["timeout"] + _MARGIN_S
         cli.note(f"Note: Setting request timeout to {limit:.0f}s due to await timeout exceeding "
                  "request timeout")
@@ -147,7 +147,9 @@ def _print(answer: Any, *, as_json: bool) -> None:
         for status in answer:
             cli.show(daq_line(status))
     else:
-        cli.show(json.dumps(answer, indent=4, ensure_ascii=False, sort_keys=is_status))
+        # as the manual prints them: statuses sorted, a reply with the id first
+        is_reply = isinstance(answer, dict) and "id" in answer and not is_status
+        cli.show(json.dumps(answer, indent=4, ensure_ascii=False, sort_keys=not is_reply))
 
 
 def daq_line(status: dict[str, Any]) -> str:

@@ -6,14 +6,16 @@ Method names and parameters are those of the interface; documents are plain JSON
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 from typing import Any
 
 from daq_ctl import sources
-from daq_ctl.acquisition import Acquisition, Site
+from daq_ctl.acquisition import Acquisition, Left, Site
 from daq_ctl.feed import Feed
-from daqlib import abort, clock, errors, job, names, schema, status
+from daqlib import abort, cli, clock, errors, history, job, names, schema, status
 from daqlib.product import fold
 
 Document = dict[str, Any]
@@ -37,6 +39,9 @@ class Control:
     async def StartDaq(self, id: str = "", file_prefix: str = "", prim_sources: str = "",  # noqa: N802
                        meta_sources: str = "", properties: str = "") -> Document:
         """Create and start an acquisition with the version 1 merge heuristics."""
+        for name, text in (("prim_sources", prim_sources), ("meta_sources", meta_sources)):
+            if not isinstance(text, str):
+                raise errors.BadData(f"{name} is no text", "write '<name>@<uri> <name>@<uri> ...'")
         given = _json(properties, "properties") if properties else {}
         schema.check("startdaqv1", given, "properties")
         found = [*_v1_sources(prim_sources, "primarySource"),
@@ -59,11 +64,11 @@ class Control:
 
     async def StopDaq(self, id: str) -> Document:  # noqa: N802
         """Stop an acquisition and keep its data."""
-        return self._reply(id, await self._get(id, "StopDaq").stop())
+        return await self._stop(id, "StopDaq", force=False)
 
     async def ForceStopDaq(self, id: str) -> Document:  # noqa: N802
         """Stop an acquisition even if sources fail."""
-        return self._reply(id, await self._get(id, "ForceStopDaq").stop(force=True))
+        return await self._stop(id, "ForceStopDaq", force=True)
 
     async def AbortDaq(self, id: str) -> Document:  # noqa: N802
         """Abort a DAQ in any phase and discard its data."""
@@ -129,10 +134,13 @@ class Control:
 
     async def _start(self, specification: Any) -> Document:
         job.check(specification)
-        self._check_primary(specification)
+        wanted = [sources.make(entry, "", 1.0).endpoint for entry in specification["sources"]
+                  if entry["type"] == "primarySource"]
         for entry in specification["sources"]:
             if entry["type"] in job.LIVE:
                 sources.make(entry, "", 1.0)  # an unknown scheme is refused before all else
+        self._check_primary(wanted, list(self._running.values()))
+        self._check_space()
         instrument = str(specification.get("instrument", self._site.settings["instrument_id"]))
         made = job.new({**specification, "instrument": instrument})
         identifier = self._submit(made, instrument)
@@ -140,18 +148,32 @@ class Control:
         await acquisition.start()
         return self._reply(identifier, False)
 
+    def _check_space(self) -> None:
+        floor = int(self._site.settings["floor.spool_bytes"])
+        free = self._spool.free_bytes()
+        if free < floor:
+            raise errors.Later(f"only {free} bytes are free in the spool, less than "
+                               f"cfg/floor/spool_bytes ({floor})", "free some space")
+
     def _submit(self, made: Document, instrument: str) -> str:
-        identifier, fresh = job.submit(self._spool, made, "acquire", instrument)
+        # asked before the job's lock is waited for, which would hold up everybody
+        identifier = str(made.get("id", ""))
+        fresh = not (identifier and self._spool.places(identifier))
+        if fresh:
+            identifier, fresh = job.submit(self._spool, made, "acquire", instrument)
         if not fresh:
             raise errors.BadData(f"the id {identifier} is in use", "use another id", identifier)
         return identifier
 
-    def _check_primary(self, specification: Document) -> None:
+    @staticmethod
+    def _check_primary(wanted: list[str], others: list[Acquisition]) -> None:
         """Refuse to share a primary source: its commands act on whatever it records (#55)."""
-        wanted = {str(entry["rrUri"]).rstrip("/") for entry in specification["sources"]
-                  if entry["type"] == "primarySource"}
-        for acquisition in self._running.values():
-            shared = wanted & acquisition.primary_uris()
+        twice = {endpoint for endpoint in wanted if wanted.count(endpoint) > 1}
+        if twice:
+            raise errors.BadData(f"two primary sources are the same: {twice.pop()}",
+                                 "name each source once")
+        for acquisition in others:
+            shared = set(wanted) & acquisition.primary_endpoints()
             if shared:
                 raise errors.BadData(f"primary source {shared.pop()} is in use by "
                                      f"{acquisition.id}", "stop or abort that one first")
@@ -174,11 +196,23 @@ class Control:
         self._running[identifier] = acquisition
         return acquisition
 
-    async def _abort(self, identifier: str, force: bool) -> Document:
-        names.check_id(identifier)
-        acquisition = self._running.get(identifier)
+    async def _stop(self, identifier: str, command: str, *, force: bool) -> Document:
+        acquisition = self._get(identifier, command)
+        try:
+            return self._reply(identifier, await acquisition.stop(force=force))
+        except Left:
+            self._get(identifier, command)  # tells where it went
+            raise
+
+    async def _abort(self, identifier: str, *, force: bool) -> Document:
+        acquisition = self._running.get(names.check_id(identifier))
         if acquisition is not None:
-            return self._reply(identifier, await acquisition.abort(force=force))
+            with contextlib.suppress(Left):
+                return self._reply(identifier, await acquisition.abort(force=force))
+        events = self._spool.events(identifier)
+        if self._spool.place(identifier) == "done" and not history.last(events, "aborted"):
+            raise errors.BadData("AbortDaq is not accepted in StateCompleted Completed",
+                                 "its data are kept: see daq-status", identifier)
         # beyond acquire/: ends the worker, which takes a while, so not in the event loop
         await asyncio.to_thread(abort.abort, self._spool, identifier)
         self._feed.refresh(identifier)
@@ -190,14 +224,25 @@ class Control:
         """Forget an acquisition that has left our hands."""
         self._running.pop(identifier, None)
 
-    def arrived(self, identifier: str) -> None:
-        """Look after a job seen in ``acquire/`` that nobody has under control."""
-        if identifier in self._running or self._spool.is_busy(identifier):
-            return
+    def seen(self, identifier: str, place: str) -> None:
+        """Take note of where a job lies; look after one in ``acquire/`` that nobody controls."""
+        acquisition = self._running.get(identifier)
+        if acquisition is not None:
+            acquisition.look(place)
+        elif place == "acquire" and not self._spool.is_busy(identifier):
+            self._arrived(identifier)
+
+    def _arrived(self, identifier: str) -> None:
         try:
+            if not names.ID.fullmatch(identifier):
+                raise job.Unreadable(f"{identifier!r} is not allowed as an id")
             acquisition = self._take(identifier)
         except job.Unreadable as error:
-            self._spool.to_bad("acquire", f"{identifier}.json", error.message)
+            name = self._spool.to_bad("acquire", f"{identifier}.json", error.message)
+            cli.warn(f"{identifier}: {error.message}; moved to bad/{name}")
+            return
+        except errors.BadData as error:
+            self._refuse(identifier, error)
             return
         except errors.DaqError:
             return  # half-written or just gone: the next scan looks again
@@ -205,23 +250,45 @@ class Control:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _refuse(self, identifier: str, error: errors.DaqError) -> None:
+        """Put a job that can never be started into ``failed/``."""
+        lock = self._spool.lock(identifier, "acquire")
+        if lock is None:
+            return
+        try:
+            self._spool.log(identifier, "fail", stage="acquire", reason=str(error),
+                            code=error.code)
+            os.utime(self._spool.job_path("acquire", identifier))
+            self._spool.move(identifier, "acquire", "failed")
+        except FileExistsError:
+            self._spool.to_bad("acquire", f"{identifier}.json", "failed/ holds a copy")
+        finally:
+            self._spool.release(identifier, lock)
+        cli.warn(f"{identifier}: {error}; moved to failed/")
+
     async def _adopt(self, acquisition: Acquisition) -> None:
         try:
-            events = self._spool.events(acquisition.id)
-            happened = {event["event"] for event in events}
-            if "fail" in happened and "starting" in happened:
-                await acquisition.fail("an acquisition is not repeated under its id; "
-                                       "submit it anew")
-            elif "starting" in happened or acquisition.substate not in ("NotStarted", "Starting"):
-                await self._resume(acquisition)
-            elif reason := self._too_late(acquisition):
-                await acquisition.fail(reason)
-            else:
-                job.accept(self._spool, acquisition.id, acquisition.document, "acquire",
-                           self._site.settings["instrument_id"])
-                await acquisition.start()
-        except errors.DaqError:
-            pass  # its log tells; there is nobody to reply to
+            await self._begin(acquisition)
+        except errors.DaqError as error:  # its log tells, too; there is nobody to reply to
+            cli.warn(f"{acquisition.id}: {error}")
+        except OSError as error:
+            cli.warn(f"{acquisition.id}: {cli.from_os_error(error)}")
+
+    async def _begin(self, acquisition: Acquisition) -> None:
+        events = self._spool.events(acquisition.id)
+        failed = history.last(events, "fail")
+        if failed and acquisition.has_begun():
+            again = "an acquisition is not repeated under its id: submit it anew"
+            reason = str(failed.get("reason", ""))
+            await acquisition.fail(reason if again in reason else f"{reason} ({again})")
+        elif acquisition.has_begun() or acquisition.substate not in ("NotStarted", "Starting"):
+            await self._resume(acquisition)
+        elif reason := self._too_late(acquisition):
+            await acquisition.fail(reason)
+        else:
+            job.accept(self._spool, acquisition.id, acquisition.document, "acquire",
+                       self._site.settings["instrument_id"])
+            await acquisition.start()
 
     async def _resume(self, acquisition: Acquisition) -> None:
         limit = float(self._site.settings["daq.stale_acquiring_hours"]) * 3600.0
@@ -238,21 +305,27 @@ class Control:
                for event in events):
             return "daq-ctl ended before it began; the client was not told that it started"
         text = str(acquisition.document.get("startBy", ""))
-        deadline = clock.from_iso(text) if text else _created(acquisition) + _FRESH_S
+        try:
+            # without a word the file tells: its ctime is that of the rename into acquire/
+            deadline = clock.from_iso(text) if text else acquisition.ctime + _FRESH_S
+        except ValueError:
+            return f"startBy {text!r} is no time: write YYYY-MM-DDThh:mm:ssZ"
         if clock.now() > deadline:
             return f"too late to start: it was to begin by {clock.iso(deadline)}Z"
         try:
-            self._check_primary_of(acquisition)
-        except errors.BadData as error:
+            self._check_primary(sorted(acquisition.primary_endpoints()),
+                                self._before(acquisition))
+            self._check_space()
+        except errors.DaqError as error:
             return error.message
         return ""
 
-    def _check_primary_of(self, acquisition: Acquisition) -> None:
-        self._running.pop(acquisition.id, None)
-        try:
-            self._check_primary(acquisition.document)
-        finally:
-            self._running[acquisition.id] = acquisition
+    def _before(self, acquisition: Acquisition) -> list[Acquisition]:
+        """Return the acquisitions that have begun, or came before this one."""
+        running = list(self._running.values())
+        earlier = running[: running.index(acquisition)]
+        return [other for other in running
+                if other is not acquisition and (other in earlier or other.has_begun())]
 
     async def release(self) -> None:
         """Let go of every acquisition; the sources go on, the next daemon takes over."""

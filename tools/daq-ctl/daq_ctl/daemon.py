@@ -41,7 +41,7 @@ class Daemon:
         self._publisher = Publisher(endpoints.topics, **keys)  # type: ignore[arg-type]
         self._server = Server(endpoints.requests, **keys)  # type: ignore[arg-type]
         self.application = Application(name, self._entered, self._leaving.set, self._is_active)
-        self._feed = Feed(spool, self._publish, self._arrived,
+        self._feed = Feed(spool, self._publish, self._seen,
                           float(settings["scan_interval_sec"]))
         self._control = Control(Site(spool, settings, self._feed.refresh, self._ended), self._feed)
         self._said = ""
@@ -49,13 +49,15 @@ class Daemon:
     def _is_active(self) -> bool:
         return self._feed.is_active()
 
-    def _arrived(self, job: str) -> None:
-        self._control.arrived(job)
+    def _seen(self, job: str, place: str) -> None:
+        self._control.seen(job, place)
 
     def _ended(self, job: str) -> None:
         self._control.ended(job)
 
     def _publish(self, status: Status) -> None:
+        if self._is_active():
+            self._publish_application()  # a DAQ makes us Active before it is told of
         self._publisher.publish("/daq/status", status)
         cli.detail(f"{status['id']}: {status['state']} {status['substate']}")
         self._publish_application()

@@ -7,18 +7,22 @@ of inotify makes it prompt, a scan makes it true.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daqlib import errors, status
+from daqlib import cli, errors, status
 from daqlib.follow import Follower
 from daqlib.spool import STAGES, Spool
 
 Status = status.Status
 #: Where a job is not yet at its end.
 ACTIVE = (*STAGES, "failed", "hold")
+_AT_A_TIME = 20  # jobs looked at between two looks at everything else
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,21 +36,24 @@ class Feed:
     """The followed spool; start it within the running loop."""
 
     def __init__(self, spool: Spool, publish: Callable[[Status], None],
-                 arrived: Callable[[str], None], interval: float) -> None:
+                 seen: Callable[[str, str], None], interval: float) -> None:
         """Prepare to follow.
 
         Args:
             spool: the spool.
             publish: called with every new status.
-            arrived: called with the id of a job seen in ``acquire/``.
+            seen: called with the id of a job and the place that it was seen in.
             interval: seconds between scans.
         """
         self._spool = spool
         self._publish = publish
-        self._arrived = arrived
+        self._seen = seen
         self._interval = interval
         self._known: dict[str, Status] = {}
         self._waiters: dict[str, list[_Waiter]] = defaultdict(list)
+        self._moving: set[str] = set()
+        self._unreadable: dict[str, str] = {}
+        self._wanted = asyncio.Event()  # a scan, before it is due
         self._follower: Follower | None = None
         self._scanner: asyncio.Task[None] | None = None
 
@@ -56,6 +63,8 @@ class Feed:
         descriptor = self._follower.fileno()
         if descriptor >= 0:
             asyncio.get_running_loop().add_reader(descriptor, self._hinted)
+        for entry in self._spool.scan("acquire"):
+            self.refresh(entry.id)  # before any request is served
         self._scanner = asyncio.create_task(self._scan_for_ever())
 
     def close(self) -> None:
@@ -71,34 +80,53 @@ class Feed:
         assert self._follower
         changed = self._follower.changed(0)
         if changed is None:
-            self.scan()
+            self._wanted.set()
             return
         for job in changed:
             self.refresh(job)
 
     async def _scan_for_ever(self) -> None:
         while True:
-            self.scan()
-            await asyncio.sleep(self._interval)
+            self._wanted.clear()
+            await self._scan()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), self._interval)
 
-    def scan(self) -> None:
+    async def _scan(self) -> None:
         """Look at every active job and at those that were active before."""
-        entries = self._spool.scan(*ACTIVE)
-        for job in sorted({entry.id for entry in entries} | set(self._known)):
+        try:
+            entries = self._spool.scan(*ACTIVE)
+        except OSError as error:
+            cli.warn(f"cannot scan the spool: {cli.from_os_error(error)}")
+            return
+        jobs = sorted({entry.id for entry in entries} | set(self._known))
+        for number, job in enumerate(jobs):
             self.refresh(job)
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)  # thousands of jobs must not keep a source waiting
 
     def refresh(self, job: str) -> None:
         """Derive a job's status, publish what is new in it and wake those who wait for it."""
-        if not job or job.startswith("."):
-            return
+        try:
+            self._refresh(job)
+        except (OSError, ValueError, errors.DaqError) as error:
+            # one odd or unreadable file must not make us deaf for all others
+            if self._unreadable.get(job) != str(error):
+                cli.warn(f"{job}: {error}")
+            self._unreadable[job] = str(error)
+        else:
+            self._unreadable.pop(job, None)
+
+    def _refresh(self, job: str) -> None:
         place = self._spool.place(job)
-        if place == "acquire":
-            self._arrived(job)
+        if place and not _is_regular(self._spool.job_path(place, job)):
+            return
+        self._seen(job, place)
         before = self._known.get(job)
         if before is None and place not in ACTIVE and job not in self._waiters:
             return  # it came to rest before we began to look
-        events = self._spool.events(job)
-        now = status.of(self._spool, job, place or "done", events)
+        (self._moving.add if place in STAGES else self._moving.discard)(job)
+        now = status.of(self._spool, job, place, self._spool.events(job))
         if place in ACTIVE:
             self._known[job] = now
         else:
@@ -117,7 +145,7 @@ class Feed:
 
     def is_active(self) -> bool:
         """Tell whether any job is on its way (those that need a person are not)."""
-        return any(self._spool.scan(stage) for stage in STAGES)
+        return bool(self._moving)
 
     def active(self) -> list[Status]:
         """Return the status of every job that is not in StateCompleted."""
@@ -160,6 +188,14 @@ class Feed:
         been = status.reached(self._spool, job, self._spool.place(job), self._spool.events(job),
                               now["substate"])
         return now, status.await_answer(now, been, state, substate)
+
+
+def _is_regular(path: str) -> bool:
+    """Tell whether a job lies there; a link, a directory or a device is none."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True  # just moved: what follows finds out
 
 
 def _steps(before: Status | None, now: Status) -> list[dict[str, Any]]:

@@ -29,6 +29,10 @@ ACQUISITION: dict[str, tuple[str, ...]] = {
     "ForceAbortDaq": ("NotStarted", "Starting", "Acquiring", "Stopping", "Stopped", "Aborting"),
 }
 
+#: Which operation on an acquisition interrupts which: the stronger the weaker ones. The others
+#: (start, automatic stop, resume, StopDaq) interrupt nothing.
+STRENGTH: dict[str, int] = {"ForceStopDaq": 1, "AbortDaq": 2, "ForceAbortDaq": 3}
+
 
 def next_application(state: str, command: str) -> str:
     """Return the application state that a command leads to.

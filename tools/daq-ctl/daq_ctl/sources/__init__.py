@@ -5,11 +5,14 @@ An adapter is named by a string, ``module:Class``, and imported when a job asks 
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from daqlib import errors
+from daqlib import errors, names, uri
 
 #: (type of source, URI scheme) -> where its adapter lives.
 ADAPTERS: dict[tuple[str, str], str] = {
@@ -20,6 +23,8 @@ ADAPTERS: dict[tuple[str, str], str] = {
 }
 
 RECORDING, ENDED, FAILED, ABSENT = "recording", "ended", "failed", "absent"
+
+_LOOK_S = 0.5  # pause between two looks at a source that is still at work
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,12 @@ class Source(Protocol):
 
     No method may block the event loop. ``start`` is called at most once for an acquisition, all
     others may be repeated after a failure or a restart of the daemon.
+
+    Attributes:
+        endpoint: where it is reached; primary sources with the same endpoint are the same.
     """
+
+    endpoint: str
 
     def __init__(self, name: str, endpoint: str, job: str, timeout: float) -> None:
         """Take the source's name, its URI, the acquisition's id and the limit for a reply (s)."""
@@ -53,8 +63,12 @@ class Source(Protocol):
     async def wait(self, seconds: float) -> bool:
         """Wait up to ``seconds`` for a primary source to end by itself; tell whether it did."""
 
-    async def stop(self) -> Delivery:
-        """End the recording, or accept that it ended, and return what it brought."""
+    async def stop(self, patience: float) -> Delivery:
+        """End the recording, or accept that it ended, and return what it brought.
+
+        A source that did not reply in time, but says that it is still at work, is writing its
+        files: it gets ``patience`` seconds more.
+        """
 
     async def abort(self) -> None:
         """End the recording and discard it; harmless when nothing records."""
@@ -86,3 +100,46 @@ def make(description: dict[str, Any], job: str, timeout: float) -> Source:
     made: Source = getattr(importlib.import_module(module), attribute)(
         name, endpoint, job, timeout)
     return made
+
+
+def endpoint(text: str, path: str) -> str:
+    """Return the one spelling of a source's URI, with the usual service path if it has none.
+
+    Raises:
+        errors.BadData: the URI is not valid.
+    """
+    parsed = uri.parse(text)
+    whole = str(parsed if parsed.path else uri.with_path(parsed, path))
+    return whole.replace("//localhost:", "//127.0.0.1:")
+
+
+def locations(reported: Any) -> tuple[list[str], str]:
+    """Return the files that a source reported, and why some are left out, or an empty text."""
+    good, bad = [], ""
+    for item in reported if isinstance(reported, list) else []:
+        try:
+            names.split_location(item)
+            names.file_name(item)
+        except errors.BadData as error:
+            bad = f"it reported a file that cannot be used: {error}"
+        else:
+            good.append(item)
+    return good, bad
+
+
+async def settled(look: Callable[[], Awaitable[dict[str, Any]]], key: str,
+                  moving: tuple[str, ...], patience: float) -> dict[str, Any]:
+    """Look at a source until it has come to rest; return the last look.
+
+    Args:
+        look: asks the source.
+        key: the member of its answer that tells the state.
+        moving: the states in which it is still at work.
+        patience: seconds after which to give up; 0 looks once.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        status = await look()
+        if status.get(key) not in moving or time.monotonic() >= deadline:
+            return status
+        await asyncio.sleep(_LOOK_S)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from daq_ctl import sources
 from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery
-from daqlib import errors, rpc, schema, uri
+from daqlib import errors, rpc, schema
 
 _LIVE = ("Starting", "Acquiring")
+_STOPPABLE = (*_LIVE, "Stopping")
 
 
 class Metadaqif:
@@ -16,9 +18,8 @@ class Metadaqif:
 
     def __init__(self, name: str, endpoint: str, job: str, timeout: float) -> None:
         """See :class:`daq_ctl.sources.Source`."""
-        parsed = uri.parse(endpoint)
         self.name = name
-        self.endpoint = str(parsed if parsed.path else uri.with_path(parsed, "daq"))
+        self.endpoint = sources.endpoint(endpoint, "daq")
         self.job = job
         self.timeout = timeout
 
@@ -36,34 +37,60 @@ class Metadaqif:
         """Begin a session under the acquisition's id."""
         try:
             await self._call("StartDaq")
-        except (rpc.RpcTimeout, rpc.Lost):
+        except (rpc.RpcTimeout, rpc.Lost) as error:
             # the request may have arrived: ask, never start twice
-            if await self.status() != RECORDING:
-                raise
+            if not await self._records():
+                raise error from None
+
+    async def _records(self) -> bool:
+        try:
+            return await self.status() == RECORDING
+        except errors.DaqError:
+            return False
 
     async def wait(self, seconds: float) -> bool:
         """Tell False: a metadata source never ends by itself."""
         return False
 
-    async def stop(self) -> Delivery:
+    async def stop(self, patience: float) -> Delivery:
         """Stop the session, or accept that it is stopped, and return what it brought."""
         status = await self._status()
+        if status.get("state") in _STOPPABLE:
+            status = await self._stopped(patience)
         state = status.get("state")
-        if state in (*_LIVE, "Stopping"):
-            status = await self._call("StopDaq")
-        elif state in ("Failed", "Aborted"):
+        if state in ("Failed", "Aborted"):
             raise errors.BadData(f"source {self.name}: its session has {state.lower()}: "
                                  f"{status.get('message', '')}".rstrip(": "))
-        elif not status:
+        if not status:
             raise errors.Unavailable(f"source {self.name} does not know this session",
                                      "look at the source; daq.forcestop goes on without it")
-        keywords, fault = _keywords(status.get("keywords", ""))
-        return Delivery([str(file) for file in status.get("files", [])], keywords, fault)
+        files, fault = sources.locations(status.get("files"))
+        keywords, wrong = _keywords(status.get("keywords", ""))
+        return Delivery(files, keywords, wrong or fault)
+
+    async def _stopped(self, patience: float) -> dict[str, Any]:
+        """Stop the session; return the reply, or its status when there was no good one."""
+        try:
+            reply = await self._call("StopDaq")
+            return reply if isinstance(reply, dict) else await self._status()
+        except (rpc.RemoteError, rpc.RpcTimeout) as error:
+            # it ended a moment before, or is writing its files
+            late = isinstance(error, rpc.RpcTimeout)
+            status = await sources.settled(self._status, "state", _STOPPABLE,
+                                           patience if late else 0)
+            if status.get("state") in _STOPPABLE:
+                raise error from None
+            return status
 
     async def abort(self) -> None:
         """Abort the session; one that is not there or has ended is left alone."""
-        if (await self._status()).get("state") in (*_LIVE, "Stopping", "Aborting"):
+        if (await self._status()).get("state") not in (*_STOPPABLE, "Aborting"):
+            return
+        try:
             await self._call("AbortDaq")
+        except rpc.RemoteError:
+            if (await self._status()).get("state") in _STOPPABLE:  # else it ended a moment before
+                raise
 
     async def status(self) -> str:
         """Return what the source says of our session."""
