@@ -30,7 +30,7 @@ Document = dict[str, Any]
 #: Bytes of the longest message that either side takes.
 MESSAGE_LIMIT = 16 << 20
 #: Seconds in which a peer that is there answers a connection.
-CONNECT_S = 5.0
+CONNECT_S = 2.0
 DEFAULT_TIMEOUT_S = 15.0
 
 # JSON-RPC 2.0, section 5.1; the last one is ours, from the range left to implementations

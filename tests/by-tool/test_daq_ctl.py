@@ -412,3 +412,14 @@ def test_abort_ends_a_stage_worker(live: Live, fcf: Simulator, verb: str) -> Non
     worker.wait(5)
     assert live.status(job)["substate"] == "Aborted" and live.status(job)["error"] is False
     assert job in live.daq.tree()["done"] and live.daq.events(job)[-1] == "aborted"
+
+
+def test_abort_past_the_acquisition_needs_no_daemon(daq: Daq) -> None:
+    daq.drop("merge", "left", {"sources": [
+        {"type": "fitsFile", "sourceName": "a", "location": "/nowhere/a.fits"}]})
+    nobody = f"zpb.rr://127.0.0.1:{free_port()}"
+    daq.run("daq-ctl", "--json", "--rep", nobody, "daq.abort", "left").ok()
+    assert daq.tree() == {"done": ["left"]}
+    assert daq.events("left")[-1] == "aborted"
+    daq.run("daq-ctl", "--rep", nobody, "daq.abort", "other").fails(69, "nobody answers")
+    daq.run("daq-ctl", "--rep", nobody, "daq.stop", "left").fails(69, "nobody answers")

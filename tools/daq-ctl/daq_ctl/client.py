@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daqlib import cli, config, errors, rpc, uri
+from daqlib import abort, cli, config, errors, names, rpc, spool, uri
 
 _LAST_SAMPLES_S = 0.1  # for the samples that the command itself caused
 _MARGIN_S = 2.0  # what a request may take longer than the wait that it asks for
@@ -130,13 +130,36 @@ def _request(options: argparse.Namespace, endpoint: str) -> int:
         limit = params["timeout"] + _MARGIN_S
         cli.note(f"Note: Setting request timeout to {limit:.0f}s due to await timeout exceeding "
                  "request timeout")
-    answer = rpc.call(str(where), command, params, timeout_s=limit)
+    try:
+        answer = rpc.call(str(where), command, params, timeout_s=limit)
+    except rpc.Unreachable:
+        if command not in ("AbortDaq", "ForceAbortDaq") or not _abort_in_spool(options, params):
+            raise
+        answer = {"id": params["id"], "error": False}
     if command != "AwaitDaqState":
         _print(answer, as_json=options.json)
         return errors.OK
     reached = answer.pop("reached", True)  # for our exit code; the manual's document has it not
     _print(answer if options.json else answer["status"], as_json=options.json)
     return errors.WaitTimeout.code if answer["timeout"] else errors.OK if reached else errors.NO
+
+
+def _abort_in_spool(options: argparse.Namespace, params: dict[str, Any]) -> bool:
+    """Abort a job that needs no live source, without the daemon; tell whether it was one.
+
+    Raises:
+        errors.DaqError: it could not be aborted.
+    """
+    settings = config.load(options.config)
+    try:
+        on = spool.open_spool(options.spool, settings, "daq-ctl", create=False)
+    except errors.BadConfig:
+        return False  # no spool here: the daemon is what is missing
+    if on.place(names.check_id(params["id"])) not in ("collect", "merge", "release", "failed",
+                                                     "hold"):
+        return False
+    abort.abort(on, params["id"])
+    return True
 
 
 def _print(answer: Any, *, as_json: bool) -> None:
