@@ -12,26 +12,9 @@ import pytest
 
 from daqlib import rpc
 from harness import Daq, free_port, make_fits, wait_until
-from live import Live, Simulator, sharing
+from live import Live, Simulator
 
 pytestmark = [pytest.mark.installed, pytest.mark.xdist_group("daq-ctl-faults")]
-
-
-@pytest.fixture(scope="module")
-def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
-         ) -> Iterator[Live]:
-    with sharing(tmp_path_factory.mktemp("ctl"), request.config.getoption("--daq-bin")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def dcs(live: Live) -> Simulator:
-    return live.sim("recif", "dcs", "--extensions", 1)
-
-
-@pytest.fixture(scope="module")
-def fcf(live: Live) -> Simulator:
-    return live.sim("metadaqif", "fcf", "--sessions", 20)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -285,7 +286,8 @@ def test_no_job_named(daq: Daq) -> None:
 
 def test_termination_before_the_work_is_quiet(daq: Daq) -> None:
     with daq.start("daq-collect", "--job", "-", stdin=True) as tool:
-        wait_until(lambda: "daq_collect" in Path(f"/proc/{tool.pid}/cmdline").read_text(), 5)
+        wait_until(lambda: re.search(
+            "daq.collect", Path(f"/proc/{tool.pid}/cmdline").read_text()), 5)
         wait_until(lambda: int(next(
             line.split()[1] for line in Path(f"/proc/{tool.pid}/status").read_text().splitlines()
             if line.startswith("SigCgt")), 16) & (1 << (signal.SIGTERM - 1)), 5)

@@ -6,47 +6,29 @@ import json
 from typing import Any
 
 from daq_ctl import sources
-from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery
-from daqlib import errors, rpc, schema
-
-_LIVE = ("Starting", "Acquiring")
-_STOPPABLE = (*_LIVE, "Stopping")
+from daq_ctl.sources import Delivery
+from daq_ctl.sources.peer import Peer, Status
+from daqlib import errors, schema
 
 
-class Metadaqif:
-    """A session of a metadata source; see :class:`daq_ctl.sources.Source`."""
+class Metadaqif(Peer):
+    """A session of a metadata source."""
 
-    def __init__(self, name: str, endpoint: str, job: str, timeout: float) -> None:
-        """See :class:`daq_ctl.sources.Source`."""
-        self.name = name
-        self.endpoint = sources.endpoint(endpoint, "daq")
-        self.job = job
-        self.timeout = timeout
+    path = "daq"
+    query = "GetDaqStatus"
+    key = "state"
+    live = ("Starting", "Acquiring")
+    stoppable = (*live, "Stopping")
+    ended = ("Succeeded", "Stopping")
+    failed = ("Failed", "Aborted", "Aborting")
 
-    async def _call(self, command: str) -> Any:
-        return await rpc.acall(self.endpoint, command, {"id": self.job}, self.timeout)
-
-    async def _status(self) -> dict[str, Any]:
-        try:
-            status = await self._call("GetDaqStatus")
-        except rpc.RemoteError:
-            return {}
-        return status if isinstance(status, dict) else {}
+    def own(self, reply: Any) -> Status:
+        """Return any status: the query is by id, and a reply need not repeat it."""
+        return reply if isinstance(reply, dict) else {}
 
     async def start(self) -> None:
         """Begin a session under the acquisition's id."""
-        try:
-            await self._call("StartDaq")
-        except (rpc.RpcTimeout, rpc.Lost) as error:
-            # the request may have arrived: ask, never start twice
-            if not await self._records():
-                raise error from None
-
-    async def _records(self) -> bool:
-        try:
-            return await self.status() == RECORDING
-        except errors.DaqError:
-            return False
+        await self.begin("StartDaq", id=self.job)
 
     async def wait(self, seconds: float) -> bool:
         """Tell False: a metadata source never ends by itself."""
@@ -54,52 +36,22 @@ class Metadaqif:
 
     async def stop(self, patience: float) -> Delivery:
         """Stop the session, or accept that it is stopped, and return what it brought."""
-        status = await self._status()
-        if status.get("state") in _STOPPABLE:
-            status = await self._stopped(patience)
-        state = status.get("state")
+        status = await self.look()
+        if status.get(self.key) in self.stoppable:
+            status = await self.end("StopDaq", patience, id=self.job)
+        if not status:
+            raise self.unknown()
+        state = status.get(self.key)
         if state in ("Failed", "Aborted"):
             raise errors.BadData(f"source {self.name}: its session has {state.lower()}: "
                                  f"{status.get('message', '')}".rstrip(": "))
-        if not status:
-            raise errors.Unavailable(f"source {self.name} does not know this session",
-                                     "look at the source; daq.forcestop goes on without it")
         files, fault = sources.locations(status.get("files"))
         keywords, wrong = _keywords(status.get("keywords", ""))
         return Delivery(files, keywords, wrong or fault)
 
-    async def _stopped(self, patience: float) -> dict[str, Any]:
-        """Stop the session; return the reply, or its status when there was no good one."""
-        try:
-            reply = await self._call("StopDaq")
-            return reply if isinstance(reply, dict) else await self._status()
-        except (rpc.RemoteError, rpc.RpcTimeout) as error:
-            # it ended a moment before, or is writing its files
-            late = isinstance(error, rpc.RpcTimeout)
-            status = await sources.settled(self._status, "state", _STOPPABLE,
-                                           patience if late else 0)
-            if status.get("state") in _STOPPABLE:
-                raise error from None
-            return status
-
     async def abort(self) -> None:
         """Abort the session; one that is not there or has ended is left alone."""
-        if (await self._status()).get("state") not in (*_STOPPABLE, "Aborting"):
-            return
-        try:
-            await self._call("AbortDaq")
-        except rpc.RemoteError:
-            if (await self._status()).get("state") in _STOPPABLE:  # else it ended a moment before
-                raise
-
-    async def status(self) -> str:
-        """Return what the source says of our session."""
-        state = (await self._status()).get("state")
-        if state in _LIVE:
-            return RECORDING
-        if state in ("Succeeded", "Stopping"):
-            return ENDED
-        return FAILED if state in ("Failed", "Aborted", "Aborting") else ABSENT
+        await self.discard("AbortDaq", id=self.job)
 
 
 def _keywords(text: Any) -> tuple[list[dict[str, Any]], str]:

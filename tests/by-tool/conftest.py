@@ -1,0 +1,29 @@
+"""A daemon with two simulated sources, shared by the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from live import Live, Simulator, sharing
+
+
+@pytest.fixture(scope="module")
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
+         ) -> Iterator[Live]:
+    """Serve a daemon on a spool of the module's own."""
+    with sharing(tmp_path_factory.mktemp("ctl"), request.config.getoption("--daq-bin")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def dcs(live: Live) -> Simulator:
+    """Serve a simulated detector."""
+    return live.sim("recif", "dcs", "--extensions", 1)
+
+
+@pytest.fixture(scope="module")
+def fcf(live: Live) -> Simulator:
+    """Serve a simulated metadata source."""
+    return live.sim("metadaqif", "fcf", "--sessions", 20)
