@@ -32,7 +32,7 @@ EVENTS: dict[str, str] = {
     "defer": "a try did not succeed; the next one is due at 'until'",
     "fail": "the job was put into failed/",
     "bad": "the job was put into bad/",
-    "edited": "the job file changed under the worker; not moved on",
+    "edited": "the job file changed since it was read: not moved on, or sent back ('to')",
     "moved-away": "the job file was moved under the worker; not moved on",
     "killed": "a worker died of a signal",
     "interrupted": "a worker was told to end (SIGTERM, SIGINT); the try does not count",
