@@ -88,6 +88,10 @@ class Later(DaqError):
     meaning = "later: busy, no space, host down"
 
 
+class HostDown(Later):
+    """Another host does not answer. No job is at fault, so the try does not count."""
+
+
 class NoPermission(DaqError):
     """The file system says no."""
 

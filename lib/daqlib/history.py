@@ -29,7 +29,7 @@ EVENTS: dict[str, str] = {
     "sealed": "acquire: the inputs are complete; merge: name and digest of the product",
     "start": "a stage began a try",
     "ok": "a stage ended well and the job moved on",
-    "defer": "a try did not succeed; the next one is due at 'until'",
+    "defer": "a try did not succeed; the next is due at 'until' ('counts' false: a host was down)",
     "fail": "the job was put into failed/",
     "bad": "the job was put into bad/",
     "edited": "the job file changed since it was read: not moved on, or sent back ('to')",
@@ -114,8 +114,9 @@ _NOT_ITS_FAULT = ("edited", "moved-away", "interrupted")
 def tries(events: Iterable[Event], stage: str) -> int:
     """Count the tries of a stage since the job last left a stage.
 
-    A try that ended through no fault of the job (moved, edited, interrupted) is not counted. A
-    death that came before the start was on record counts, or it would repeat for ever.
+    A try that ended through no fault of the job (moved, edited, interrupted, a host that was down)
+    is not counted. A death that came before the start was on record counts, or it would repeat
+    for ever.
     """
     count, begun = 0, False
     for event in events:
@@ -126,10 +127,21 @@ def tries(events: Iterable[Event], stage: str) -> int:
             continue
         elif name == "start":
             count, begun = count + 1, True
-        elif name in ("defer", "killed"):
+        elif name in ("defer", "killed") and event.get("counts", True):
             count, begun = count + (not begun), False
-        elif name in _NOT_ITS_FAULT:
+        elif name == "defer" or name in _NOT_ITS_FAULT:
             count, begun = max(0, count - begun), False
+    return count
+
+
+def outages(events: Iterable[Event], stage: str) -> int:
+    """Count the tries of a stage that found a host down since the job last left a stage."""
+    count = 0
+    for event in events:
+        if event["event"] in ("ok", "fail", "aborted"):
+            count = 0
+        elif event["event"] == "defer" and event.get("stage") == stage:
+            count += not event.get("counts", True)
     return count
 
 

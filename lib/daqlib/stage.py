@@ -311,15 +311,18 @@ def _unsuccessful(claim: Claim, error: errors.DaqError) -> None:
     count = history.tries(claim.events, claim.stage.name)
     if final:
         _fail(claim, error)
+    if isinstance(error, errors.HostDown):
+        _defer(claim, error, history.outages(claim.events, claim.stage.name) + 1, counts=False)
     if count >= int(claim.settings["retry.tries"]):
         _fail(claim, errors.BadData(f"given up after {count} tries: {error}"))
     _defer(claim, error, count)
 
 
-def _defer(claim: Claim, error: errors.DaqError, count: int) -> None:
+def _defer(claim: Claim, error: errors.DaqError, count: int, *, counts: bool = True) -> None:
     delay = _backoff(claim.settings, count)
     until = time.time() + delay
-    claim.log("defer", reason=str(error), code=error.code, until=until, **{"try": count})
+    claim.log("defer", reason=str(error), code=error.code, until=until,
+              counts=None if counts else False, **{"try": count})
     _push(claim.spool.job_path(claim.stage.name, claim.id), claim.job.status.st_mtime_ns, until)
     error.remedy = "; ".join(filter(None, (error.remedy, f"next try in {delay:.0f} s")))
     raise error

@@ -42,6 +42,10 @@ _ESCAPES_SINCE = (3, 2, 4)
 _WILD = re.compile(r"[*?\[\]\\]")
 _ERRNO = re.compile(r"\((\d+)\)\s*$")
 _NO_COMMAND = re.compile(r"rsync: (command )?not found")
+# rsync(1), exit values: socket I/O, timeouts; 255 is what ssh ends with, which rsync tells as 12
+# when it notices the closed connection before the end of ssh
+_NO_CONNECTION = (10, 12, 30, 35, 255)
+_REFUSED = re.compile(r"permission denied|host key verification|no matching|rrsync", re.I)
 _ENOENT, _EACCES, _ENOSPC, _EDQUOT = "2", "13", "28", "122"
 
 
@@ -179,7 +183,9 @@ def fault(ended: Ended, host: str) -> errors.DaqError:
         denied = numbers & {_EACCES}
         return (errors.NoPermission(text, "check owner and mode of the directory there") if denied
                 else errors.IoFailure(text, "check the disks of both hosts"))
-    return errors.Later(text, "see that the host is up and lets ssh in without a password")
+    down = ended.code in _NO_CONNECTION and not _REFUSED.search(ended.err)
+    return (errors.HostDown if down else errors.Later)(
+        text, "see that the host is up and lets ssh in without a password")
 
 
 def _upload(link: Link, path: str, target: str, *options: str) -> Ended:

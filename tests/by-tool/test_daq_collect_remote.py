@@ -130,6 +130,18 @@ def test_host_trouble(daq: Daq, fits: Path, rsh: str, code: int, says: str) -> N
     assert daq.tree() == {"collect": ["J1"]}
 
 
+@pytest.mark.needs("rsync")
+def test_a_host_that_is_down_for_long_costs_no_tries(daq: Daq, fits: Path) -> None:
+    configure(daq, rsh="sh -c 'echo no route to host >&2; exit 255' x")
+    put(daq, f"{HOST}:{fits}")
+    for _ in range(7):
+        collect(daq).fails(75, "no route to host", "next try in")
+    assert daq.tree() == {"collect": ["J1"]}
+    assert daq.run("daq-status", "--json", "J1").ok().json()["tries"] == 0
+    configure(daq, rsh=stand_in(daq.folder).command)
+    collect(daq).ok()
+
+
 def test_rsync_is_not_installed(daq: Daq, fits: Path) -> None:
     configure(daq, bin_rsync="no-such-rsync")
     put(daq, f"{HOST}:{fits}")

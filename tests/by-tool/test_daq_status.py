@@ -438,3 +438,12 @@ def test_waiting_costs_nothing(daq: Daq) -> None:
 def test_wrong_arguments(daq: Daq, arguments: list[str]) -> None:
     put(daq, "merge", "a")
     daq.run("daq-status", *arguments).fails(64)
+
+
+@pytest.mark.parametrize("content", [
+    {"sources": 3}, {"sources": [7]}, {"sources": [{"keywords": 1}], "receivers": "x"}, [], 5])
+def test_a_file_of_any_shape_is_told(daq: Daq, content: object) -> None:
+    daq.drop("collect", "odd", content)
+    daq.run("daq-collect", "--job", "odd").fails(65)
+    told = daq.run("daq-status", "odd").ok()
+    assert "in bad/" in told.out

@@ -130,3 +130,12 @@ def test_header_time_can_be_held_still(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.header_time() == 12.0
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
     assert clock.header_time() == pytest.approx(clock.now(), abs=5)
+
+
+def test_a_host_that_was_down_is_no_try() -> None:
+    down = {"event": "defer", "stage": "merge", "counts": False}
+    before = [*events("start", "defer", "start"), down, *events("start"), down]
+    assert history.tries(before, "merge") == 1
+    assert history.outages(before, "merge") == 2
+    assert history.outages(before, "collect") == 0
+    assert history.outages([*before, *events("ok")], "merge") == 0

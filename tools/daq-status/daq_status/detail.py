@@ -31,7 +31,7 @@ def _items(viewer: facts.Viewer, view: facts.View) -> Iterator[tuple[str, str]]:
         f", by {document['by']}" if document.get("by") else "")
     yield from _sources(document)
     yield "product", status["result"] or "none yet"
-    for receiver in document.get("receivers") or []:
+    for receiver in _objects(document, "receivers"):
         host = f"{receiver['host']}:" if receiver.get("host") else ""
         yield "receiver", f"{host}{receiver.get('path', '')}"
     if view.place != "done":
@@ -50,12 +50,17 @@ def _items(viewer: facts.Viewer, view: facts.View) -> Iterator[tuple[str, str]]:
         yield "try", command
 
 
+def _objects(document: facts.Document, member: str) -> list[facts.Document]:
+    """Return the objects of a list; what lies in ``bad/`` can be of any shape."""
+    found = document.get(member)
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
 def _sources(document: facts.Document) -> Iterator[tuple[str, str]]:
-    for source in document.get("sources") or []:
-        if isinstance(source, dict):
-            where = source.get("location") or source.get("rrUri") or (
-                f"{len(source.get('keywords') or [])} keywords")
-            yield "source", f"{source.get('sourceName', '?')} ({source.get('type', '?')}) {where}"
+    for source in _objects(document, "sources"):
+        where = source.get("location") or source.get("rrUri") or (
+            f"{len(_objects(source, 'keywords'))} keywords")
+        yield "source", f"{source.get('sourceName', '?')} ({source.get('type', '?')}) {where}"
 
 
 def _tries(viewer: facts.Viewer, view: facts.View) -> str:
