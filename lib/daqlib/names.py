@@ -13,7 +13,7 @@ from daqlib import errors
 
 #: A job id, and with it a file name in the spool.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
-#: ``filePrefix``: the characters that ifw-daq accepts (eso-daq: letters, digits, ``-_.``).
+#: ``filePrefix``: the characters that ifw-daq accepts: letters, digits, ``-_.``.
 PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 SOURCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
 INSTRUMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]{0,31}")

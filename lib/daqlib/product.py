@@ -1,4 +1,4 @@
-"""Derive the Data Product Specification of a job (ESO-396401 section 12.4; eso-daq section 2).
+"""Derive the Data Product Specification of a job (ESO-396401, section 12.4).
 
 It is derived anew from job file, sealed history and the acquisition's manifest whenever it is
 needed, so that an edited job takes effect.

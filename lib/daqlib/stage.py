@@ -121,7 +121,7 @@ def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
         The directory that the job went to.
 
     Raises:
-        errors.DaqError: with the exit code of the outcome; the job lies where DESIGN says.
+        errors.DaqError: with the exit code of the outcome; the job lies where it leads.
     """
     _check_name(on, stage, identifier)
     if not os.path.lexists(on.job_path(stage.name, identifier)):
@@ -212,7 +212,7 @@ def _proceed(claim: Claim, verify: bool) -> str:
 
 def _is_edited_since(claim: Claim) -> bool:
     before = claim.previous()
-    return before is not None and before["inputs"].get("job") != claim.job.digest
+    return before is not None and before.get("inputs", {}).get("job") != claim.job.digest
 
 
 def _send_back(claim: Claim) -> None:

@@ -212,7 +212,7 @@ class Acquisition:
     async def _start(self) -> None:
         self.site.changed(self.id)  # NotStarted: registered, nothing initiated
         self._enter("Starting")
-        for group in self._groups():  # metadata sources first (manual 9.2.2, eso-daq #47)
+        for group in self._groups():  # metadata sources first (manual 9.2.2)
             failed = await self._each([each for each in group if not each.phase], self._start_one)
             if self._unwanted:
                 raise Overtaken("the start was overtaken by another command", job=self.id)
@@ -320,7 +320,7 @@ class Acquisition:
         self._enter("Stopping", outcome=outcome)
         failed: list[tuple[Live, errors.DaqError]] = []
         patience = 0.0 if outcome == "forced" else _STOP_PATIENCE * self._timeout
-        for group in reversed(self._groups()):  # metadata sources last (eso-daq #48)
+        for group in reversed(self._groups()):  # metadata sources last (manual 9.2.1)
             failed += await self._each([each for each in group if each.phase in COMMANDED],
                                        lambda each: self._stop_one(each, patience))
         delivered = [each for each in self.sources if each.delivery]

@@ -1,4 +1,4 @@
-"""Metadata sources with the metadaqif interface (ESO-396401 section 11.1; eso-daq section 5.2)."""
+"""Metadata sources with the metadaqif interface (ESO-396401, section 11.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Primary sources with the recif interface (ESO-396401 section 11.1; eso-daq section 5.1).
+"""Primary sources with the recif interface (ESO-396401, section 11.1).
 
 RecStop, RecAbort and RecWait act on the one current recording, whoever began it. The adapter
 therefore gives every recording the acquisition's id and looks at it before it acts.
