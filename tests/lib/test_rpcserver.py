@@ -5,11 +5,13 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 import zmq.auth
 
 from daqlib import errors, rpc, rpcserver
@@ -310,3 +312,18 @@ def test_an_idle_server_costs_nothing() -> None:
         assert time.process_time() - before < 0.02
 
     serving(work)
+
+
+def test_a_context_that_never_ends_does_not_hold_up_the_end(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(rpcserver, "_LINGER_MS", 50)
+    monkeypatch.setattr(zmq.Context, "term", lambda _context: never.wait())
+    begin = time.monotonic()
+
+    async def work(endpoint: str, _server: rpcserver.Server) -> None:
+        assert await rpc.acall(endpoint, "Echo", {"value": 1}) == 1
+
+    serving(work)
+    assert time.monotonic() - begin < 5
+    never.set()
