@@ -6,7 +6,7 @@ to start and for those that explain why nothing starts.
 
 from __future__ import annotations
 
-from daqlib import fsops
+from daqlib import errors, fsops
 from daqlib.config import Config
 from daqlib.spool import Spool, holder
 
@@ -15,19 +15,39 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "collect": ("daq",), "merge": ("daq", "merge"), "release": ("daq",)}
 
 
-def shortage(spool: Spool, settings: Config) -> str:
-    """Return why nothing may start for lack of space, or an empty text.
+#: Configured floor -> the part of the spool that it is for.
+_FLOORS = {"spool_bytes": "", "result_bytes": "result"}
+
+
+def below_floor(spool: Spool, settings: Config, key: str) -> str:
+    """Return why too little space is free, or an empty text.
 
     Args:
         spool: the spool.
         settings: ``floor.spool_bytes`` and ``floor.result_bytes``.
+        key: ``spool_bytes`` or ``result_bytes``.
     """
-    for key, place in (("spool_bytes", ""), ("result_bytes", "result")):
-        least, free = settings[f"floor.{key}"], spool.free_bytes(place)
-        if free < least:
-            return (f"only {free} bytes are free in {spool.path(place)}, less than "
-                    f"cfg/floor/{key} ({least})")
-    return ""
+    place = _FLOORS[key]
+    least, free = settings[f"floor.{key}"], spool.free_bytes(place)
+    if free >= least:
+        return ""
+    return (f"only {free} bytes are free in {spool.path(place)}, less than cfg/floor/{key} "
+            f"({least})")
+
+
+def check_floor(spool: Spool, settings: Config) -> None:
+    """Refuse to begin while the spool itself is nearly full.
+
+    Raises:
+        errors.Later: it is.
+    """
+    if low := below_floor(spool, settings, "spool_bytes"):
+        raise errors.Later(low, "free some space")
+
+
+def shortage(spool: Spool, settings: Config) -> str:
+    """Return why nothing may start for lack of space, or an empty text."""
+    return next(filter(None, (below_floor(spool, settings, key) for key in _FLOORS)), "")
 
 
 def holders(spool: Spool, settings: Config, limit: str) -> list[int]:

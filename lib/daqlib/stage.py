@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from daqlib import abort, alerts, cli, errors, fsops, history, job, manifest, names, spool
+from daqlib import abort, alerts, capacity, cli, errors, fsops, history, job, manifest, names, spool
 from daqlib.config import Config
 from daqlib.crashpoints import passing
 
@@ -194,7 +194,7 @@ def _proceed(claim: Claim, verify: bool) -> str:
     if stage.bound_to_job and _is_edited_since(claim):
         _send_back(claim)
     _take_slots(claim)
-    _check_floor(claim)
+    capacity.check_floor(on, claim.settings)
     claim.inputs = {
         "job": claim.job.digest,
         stage.previous: manifest.digest(on.data_path(claim.id, f"{stage.previous}.json")),
@@ -244,14 +244,6 @@ def _take_slots(claim: Claim) -> None:
         else:
             raise errors.Later(f"all {count} places of cfg/limits/{limit} are taken",
                                "wait, or raise the limit")
-
-
-def _check_floor(claim: Claim) -> None:
-    floor = claim.settings["floor.spool_bytes"]
-    free = claim.spool.free_bytes()
-    if free < floor:
-        raise errors.Later(f"only {free} bytes are free in the spool, less than "
-                           f"cfg/floor/spool_bytes ({floor})", "free some space")
 
 
 def _count_and_start(claim: Claim) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,16 @@ def tidy(live: Live) -> Iterator[None]:
         live.serve()
     for status in live.call("GetActiveList"):
         live.call("ForceAbortDaq", id=status["id"])
+
+
+def kill_during(live: Live, ask: Callable[[], object], ready: Callable[[], object]) -> None:
+    """Kill the daemon while a request is under way; the client is told that it is gone."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        wait_until(ready)
+        live.daemon.kill()
+        with pytest.raises(errors.Unavailable):
+            asked.result(20)
 
 
 def begin_and_die(live: Live, *sources: Simulator, id: str) -> None:
@@ -126,12 +136,8 @@ def test_a_kill_while_starting(live: Live, slow: str) -> None:
 def test_a_kill_while_stopping(live: Live, dcs: Simulator) -> None:
     slow = live.sim("metadaqif", "slow", "--delay", "StopDaq:1=0.8")
     job = live.begin(dcs, slow)
-    with ThreadPoolExecutor(1) as pool:
-        stopping = pool.submit(live.call, "StopDaq", id=job)
-        wait_until(lambda: slow.calls("StopDaq", job))
-        live.daemon.kill()
-        with pytest.raises(errors.Unavailable):
-            stopping.result(20)
+    kill_during(live, lambda: live.call("StopDaq", id=job),
+                lambda: slow.calls("StopDaq", job))
     live.serve()
     live.until(job, "NotScheduled")
     brought = {entry["sourceName"]: len(entry["files"]) for entry in live.manifest(job)["sources"]}
@@ -160,12 +166,8 @@ def test_a_death_at_the_hand_over(live: Live, dcs: Simulator, point: str) -> Non
 def test_a_kill_while_aborting(live: Live, fcf: Simulator) -> None:
     slow = live.sim("metadaqif", "slow", "--delay", "AbortDaq:1=0.9")
     job = live.begin(slow, fcf)
-    with ThreadPoolExecutor(1) as pool:
-        aborting = pool.submit(live.call, "AbortDaq", id=job)
-        wait_until(lambda: slow.calls("AbortDaq", job))
-        live.daemon.kill()
-        with pytest.raises(errors.Unavailable):
-            aborting.result(20)
+    kill_during(live, lambda: live.call("AbortDaq", id=job),
+                lambda: slow.calls("AbortDaq", job))
     live.serve()
     wait_until(lambda: live.status(job)["substate"] == "Aborted")
     assert live.daq.tree()["done"].count(job) == 1
@@ -174,12 +176,8 @@ def test_a_kill_while_aborting(live: Live, fcf: Simulator) -> None:
 
 def test_a_death_while_a_failed_start_is_undone(live: Live, fcf: Simulator) -> None:
     bad = live.sim("recif", "bad", "--fail", "RecStart=jammed", "--delay", "RecStatus=0.5")
-    with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(live.begin, bad, fcf, id="undone", limit=10)
-        wait_until(lambda: bad.calls("RecStatus", "undone"))
-        live.daemon.kill()
-        with pytest.raises(errors.Unavailable):
-            starting.result(20)
+    kill_during(live, lambda: live.begin(bad, fcf, id="undone", limit=10),
+                lambda: bad.calls("RecStatus", "undone"))
     live.serve()
     wait_until(lambda: live.daq.tree().get("failed") == ["undone"])
     assert "jammed" in live.alerts("undone")["failed"]

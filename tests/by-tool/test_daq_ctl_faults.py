@@ -421,7 +421,8 @@ def test_nothing_is_started_without_room_to_record_it(daq: Daq) -> None:
     live = Live(daq, floor={"spool_bytes": 1 << 60})
     live.serve()
     source = f"a@zpb.rr://127.0.0.1:{free_port()}/rec"
-    live.ctl("daq.start", source, "").fails(75, "bytes are free in the spool", "free some space")
+    live.ctl("daq.start", source, "").fails(75, f"bytes are free in {daq.spool}",
+                                            "cfg/floor/spool_bytes", "free some space")
     assert daq.tree() == {}
 
 

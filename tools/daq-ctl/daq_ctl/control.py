@@ -15,7 +15,7 @@ from typing import Any
 from daq_ctl import sources
 from daq_ctl.acquisition import Acquisition, Left, Site
 from daq_ctl.feed import Feed
-from daqlib import abort, cli, clock, errors, history, job, names, schema, status
+from daqlib import abort, capacity, cli, clock, errors, history, job, names, schema, status
 from daqlib.product import fold
 
 Document = dict[str, Any]
@@ -134,26 +134,18 @@ class Control:
 
     async def _start(self, specification: Any) -> Document:
         job.check(specification)
-        wanted = [sources.make(entry, "", 1.0).endpoint for entry in specification["sources"]
-                  if entry["type"] == "primarySource"]
-        for entry in specification["sources"]:
-            if entry["type"] in job.LIVE:
-                sources.make(entry, "", 1.0)  # an unknown scheme is refused before all else
+        # made only to refuse an unknown scheme or a bad URI before anything is written
+        made_for = [(entry["type"], sources.make(entry, "", 1.0).endpoint)
+                    for entry in specification["sources"] if entry["type"] in job.LIVE]
+        wanted = [endpoint for kind, endpoint in made_for if kind == "primarySource"]
         self._check_primary(wanted, list(self._running.values()))
-        self._check_space()
+        capacity.check_floor(self._spool, self._site.settings)
         instrument = str(specification.get("instrument", self._site.settings["instrument_id"]))
         made = job.new({**specification, "instrument": instrument})
         identifier = self._submit(made, instrument)
         acquisition = self._running.get(identifier) or self._take(identifier)
         await acquisition.start()
         return self._reply(identifier, False)
-
-    def _check_space(self) -> None:
-        floor = int(self._site.settings["floor.spool_bytes"])
-        free = self._spool.free_bytes()
-        if free < floor:
-            raise errors.Later(f"only {free} bytes are free in the spool, less than "
-                               f"cfg/floor/spool_bytes ({floor})", "free some space")
 
     def _submit(self, made: Document, instrument: str) -> str:
         # asked before the job's lock is waited for, which would hold up everybody
@@ -315,7 +307,7 @@ class Control:
         try:
             self._check_primary(sorted(acquisition.primary_endpoints()),
                                 self._before(acquisition))
-            self._check_space()
+            capacity.check_floor(self._spool, self._site.settings)
         except errors.DaqError as error:
             return error.message
         return ""
