@@ -17,9 +17,23 @@ _PLACES = (*STAGES, "failed", "hold")
 #: Stages whose tools may be told to end. A daemon that holds the lock for a moment, or somebody
 #: else who aborts the same job, is left alone.
 _WORKERS = ("collect", "merge", "release")
+#: Events of a live source -> whether it may record from then on.
+_OF_SOURCES = {"starting": True, "started": True, "stopped": False, "source-aborted": False}
 
 
-def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
+def recording(events: list[history.Event]) -> list[str]:
+    """Return the live sources that may record still, by what the log of a job tells."""
+    found: dict[str, bool] = {}
+    for event in events:
+        name = event["event"]
+        if name in ("sealed", "aborted"):
+            return []
+        if name in _OF_SOURCES:
+            found[str(event.get("source", ""))] = _OF_SOURCES[name]
+    return [source for source, records in found.items() if records]
+
+
+def abort(spool: Spool, job: str, patience: float = 15.0, *, force: bool = False) -> None:
     """Abort a job in collect, merge, release, failed or hold.
 
     The holder of the lock gets SIGTERM and ends its own children; then the job is moved to
@@ -29,9 +43,11 @@ def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
         spool: the spool.
         job: the id.
         patience: seconds to wait for a worker to end.
+        force: also if a live source of it may record still, which nobody would end then.
 
     Raises:
         errors.NoJob: the spool does not hold it, or it has ended meanwhile.
+        errors.Unavailable: a live source may record still; only daq-ctl can end that.
         errors.Later: the worker does not end; the request stands and will be obeyed.
     """
     place = spool.place(job)
@@ -40,7 +56,11 @@ def abort(spool: Spool, job: str, patience: float = 15.0) -> None:
             return
         raise errors.NoJob(f"cannot abort a job in {place}/" if place else "no such job",
                            "see daq-status", job)
-    if not history.abort_requested(spool.events(job)):
+    events = spool.events(job)
+    if not force and (sources := recording(events)):
+        raise errors.Unavailable(f"these sources may record still: {', '.join(sources)}",
+                                 "let daq-ctl run, which ends them, and repeat this", job)
+    if not history.abort_requested(events):
         spool.log(job, "abort-requested", stage=place if place in STAGES else None)
     lock = _lock_after_asking(spool, job, patience)
     try:

@@ -25,7 +25,7 @@ CONDITIONS: dict[str, tuple[str, str]] = {
     "suspicious-time": (WARNING, "a source file was modified after the acquisition stopped"),
     "failed": (ERROR, "the job is in failed/"),
     "held": (INFO, "the job is parked in hold/"),
-    "stale": (ERROR, "the acquisition was given up after too long a time"),
+    "stale": (ERROR, "the job was given up after too long a time"),
     "moved-away": (WARNING, "the job was moved out of acquire/ while it was recording"),
 }
 

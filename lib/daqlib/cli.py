@@ -94,7 +94,9 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
             for signum in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     signal.signal(signum, _terminate)
-            return _guarded(main, sys.argv[1:] if argv is None else argv)
+            code = _guarded(main, sys.argv[1:] if argv is None else argv)
+            _drop_unwritten()
+            return code
 
         return run
 
@@ -112,15 +114,22 @@ def _open_missing_descriptors() -> None:
             setattr(sys, name, open(number, mode))  # noqa: SIM115
 
 
+def _drop_unwritten() -> None:
+    """Forget what could not be written: Python would fail over it at the exit, with code 120."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def _terminate(signum: int, _frame: FrameType | None) -> None:
     raise Terminated(signum)
 
 
 def _guarded(main: Main, argv: list[str]) -> int:
     try:
-        code = main(argv)
-        sys.stdout.flush()
-        return code
+        return _printed(main, argv)
     except errors.DaqError as error:
         return fail(error)
     except Terminated as stop:
@@ -131,13 +140,20 @@ def _guarded(main: Main, argv: list[str]) -> int:
         return _broken_pipe()
     except OSError as error:
         return fail(from_os_error(error))
-    except SystemExit as leave:  # argparse after --help and --version
-        return leave.code if isinstance(leave.code, int) else 0
     except Exception as error:
         if os.environ.get("DAQ_DEBUG"):
             raise
         return fail(errors.Bug(f"internal error: {type(error).__name__}: {error}",
                                "run again with DAQ_DEBUG=1 and report the traceback"))
+
+
+def _printed(main: Main, argv: list[str]) -> int:
+    try:
+        code = main(argv)
+    except SystemExit as leave:  # argparse after --help and --version
+        code = leave.code if isinstance(leave.code, int) else 0
+    sys.stdout.flush()
+    return code
 
 
 def _broken_pipe() -> int:
@@ -186,9 +202,13 @@ def detail(text: str) -> None:
         _write(f"{_tool}: {text}")
 
 
-def note(text: str) -> None:
-    """Print a line on stderr as it is, without the tool's name: output whose form is fixed."""
-    _write(text)
+def note(text: str) -> bool:
+    """Print a line on stderr as it is, without the tool's name: output whose form is fixed.
+
+    Returns:
+        Whether somebody may read it.
+    """
+    return _write(text)
 
 
 def set_verbosity(verbose: int, *, quiet: bool = False) -> None:
@@ -202,14 +222,15 @@ def verbosity() -> list[str]:
     return ["-q"] if _quiet else ["-v"] * _verbose
 
 
-def _write(text: str) -> None:
+def _write(text: str) -> bool:
     # one write per line, so that lines of concurrent tools on one terminal or journal stay whole
     line = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
-    except OSError:
-        pass  # nobody reads our words: the work goes on
+    except OSError as error:
+        return not isinstance(error, BrokenPipeError)  # nobody reads our words: the work goes on
+    return True
 
 
 def progress(label: str) -> Callable[[int, int], None]:
@@ -252,17 +273,25 @@ def text_argument(argument: str) -> str:
     """Return what an argument stands for: ``@FILE`` a file's text, ``@-`` stdin, else itself.
 
     Raises:
-        errors.Usage: the file cannot be read.
+        errors.Usage: the file cannot be read, or the text is not UTF-8.
     """
     if not argument.startswith("@"):
-        return argument
+        return _utf8(argument, "an argument")
     if argument == "@-":
-        return sys.stdin.read()
+        return _utf8(sys.stdin.read(), "standard input")
     try:
-        with open(argument[1:], encoding="utf-8") as file:
+        with open(argument[1:], encoding="utf-8-sig") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.Usage(f"cannot read {argument[1:]}: {_reason(error)}") from error
+        raise errors.Usage(f"cannot read {argument[1:] or argument}: {_reason(error)}") from error
+
+
+def _utf8(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps the bytes that it could not decode as surrogates
+        raise errors.Usage(f"{what} is not UTF-8: {text[:100]!r}") from None
+    return text
 
 
 def json_argument(argument: str, what: str) -> Any:
@@ -274,11 +303,12 @@ def json_argument(argument: str, what: str) -> Any:
 
     Raises:
         errors.BadData: the text is not JSON.
+        errors.Usage: the file cannot be read, or the text is not UTF-8.
     """
-    import json
+    from daqlib import strictjson
 
     try:
-        return json.loads(text_argument(argument))
+        return strictjson.loads(text_argument(argument))
     except ValueError as error:
         raise errors.BadData(f"{what} is not JSON: {error}") from error
 

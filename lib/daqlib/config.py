@@ -1,53 +1,195 @@
 """The configuration: one YAML file with the manual's keys under ``cfg``, and our defaults.
 
 Precedence: command line, then file, then environment, then default (ESO-396401, 11.3.5).
-The file is ``--config``, else ``$DAQ_CONFIG``, else none; a relative name is tried against every
-entry of ``$CFGPATH`` (section 1.3, Config Path).
+The file is ``--config``, else ``$DAQ_CONFIG``, else none; both are Config Paths (:func:`find`).
+Keys of daqOcmServer (11.3.5) and daqDpmServer (12.2.5) that mean nothing here are accepted, and
+told in one note.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from daqlib import cli, errors, names
+from daqlib import cli, errors, fsops, names
+
+if TYPE_CHECKING:
+    import yaml
 
 Values = dict[str, Any]
 
-#: Every key with its default; the type of the default is the type of the value.
-DEFAULTS: Values = {
-    "instrument_id": "UNDEF",
-    "spool": "",
-    "dataroot": "",
-    "network_spool": False,
-    "req_endpoint": "zpb.rr://127.0.0.1:12081/",
-    "pub_endpoint": "zpb.ps://127.0.0.1:12082/",
-    "insecure": False,
-    "curve.certificate": "",
-    "curve.authorized": "",
-    "request_timeout_sec": 5.0,
-    "daq.stale_acquiring_hours": 14,
-    "daq.stale_merging_hours": 48,
-    "limits.daq": 1,
-    "limits.merge": 1,
-    "limits.net_receive": 0,
-    "limits.net_send": 0,
-    "retry.tries": 5,
-    "retry.first_sec": 30.0,
-    "retry.longest_sec": 3600.0,
-    "floor.spool_bytes": 64 << 20,
-    "floor.result_bytes": 64 << 20,
-    "scan_interval_sec": 5.0,
-    "timeout.base_sec": 120.0,
-    "timeout.bytes_per_sec": 1 << 20,
-    "ssh_config": "",
-    "rsh": "ssh",
-    "bin_rsync": "rsync",
-    "receivers": [],
-    "stable_sources": [],
+_DEEPEST = 8  # levels of mappings; more is no configuration, or an anchor that holds itself
+_DATAROOT_MODE = 0o774
+_SHOWN = 100  # characters of a value in an error
+_MOST = 1 << 62  # of any number: what the system calls take
+
+
+def _anything(_value: Any) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key.
+
+    Attributes:
+        default: its type is the type of the value.
+        allowed: what to give, after the words "give" or "allowed is".
+        refuse: returns why a value of the right type is not allowed, or an empty text.
+        effect: False for keys that ESO's programs have and ours do not need.
+    """
+
+    default: Any
+    allowed: str
+    refuse: Callable[[Any], str] = _anything
+    effect: bool = True
+
+
+# -- what is allowed ------------------------------------------------------------------------------
+
+
+def _number(default: float, least: float = 0, *, above: bool = False, effect: bool = True) -> Key:
+    kind = "an integer" if isinstance(default, int) else "a number"
+    limit = f"above {least:g}" if above else f"from {least:g}"
+
+    def refuse(value: float) -> str:
+        if not value < _MOST:  # neither is "not a number"
+            return "too much"
+        return f"not {limit}" if above and value <= least else (
+            f"less than {least:g}" if value < least else "")
+
+    return Key(default, f"{kind} {limit}", refuse, effect)
+
+
+def _flag() -> Key:
+    return Key(False, "true or false")
+
+
+def _text(default: str = "", allowed: str = "text", *, effect: bool = True) -> Key:
+    return Key(default, allowed, effect=effect)
+
+
+def _program(default: str, *, effect: bool = True) -> Key:
+    return Key(default, "the name or path of a program",
+               lambda value: "" if value.strip() else "empty", effect)
+
+
+def _told(check: Callable[[Any], object], value: Any) -> str:
+    try:
+        check(value)
+    except errors.DaqError as error:
+        return error.message
+    return ""
+
+
+def _instrument(value: str) -> str:
+    return "" if names.INSTRUMENT.fullmatch(value) else "not allowed"
+
+
+def _endpoint(default: str, scheme: str, *, effect: bool = True) -> Key:
+    def refuse(value: str) -> str:
+        from daqlib import uri  # here: only files that name an endpoint pay for it
+
+        def check(text: str) -> None:
+            if uri.parse(text, bind=True).scheme not in (scheme, "ipc"):
+                raise errors.BadData(f"no {scheme}:// endpoint")
+
+        return _told(check, value) if value or default else ""
+
+    return Key(default, f"{scheme}://HOST:PORT or ipc:///DIRECTORY/NAME.sock", refuse, effect)
+
+
+def _absolute(value: str) -> str:
+    return _told(names.check_path, value) if value else ""
+
+
+def _texts(value: list[Any]) -> str:
+    wrong = [each for each in value if not isinstance(each, str) or not each]
+    return f"{wrong[0]!r} is no text" if wrong else ""
+
+
+def _folders(value: list[Any]) -> str:
+    return next((told for each in value if (told := _told(names.check_path, each))), "")
+
+
+def _receivers(value: list[Any]) -> str:
+    for number, each in enumerate(value, 1):
+        if not isinstance(each, dict) or each.get("type") != "olasReceiver":
+            return f"entry {number} has no type olasReceiver"
+        told = _told(names.check_path, each.get("path")) or (
+            _told(names.check_host, each["host"]) if each.get("host") else "")
+        if told:
+            return f"entry {number}: {told}"
+    return ""
+
+
+#: Every key, dotted; the sample configuration explains them.
+KEYS: dict[str, Key] = {
+    "instrument_id": Key("UNDEF", "1 to 32 letters, digits and _+-", _instrument),
+    "spool": _text(allowed="a directory"),
+    "dataroot": Key("", "an absolute path", _absolute),
+    "network_spool": _flag(),
+    "req_endpoint": _endpoint("zpb.rr://127.0.0.1:12081/", "zpb.rr"),
+    "pub_endpoint": _endpoint("zpb.ps://127.0.0.1:12082/", "zpb.ps"),
+    "insecure": _flag(),
+    "curve.certificate": _text(allowed="a .key_secret file"),
+    "curve.authorized": _text(allowed="a directory of .key files"),
+    "request_timeout_sec": _number(5.0, above=True),
+    "log_properties": _text(allowed="a Config Path"),
+    "dictionaries": Key([], "a list of paths relative to $CFGPATH", _texts),
+    "daq.stale_acquiring_hours": _number(14),
+    "daq.stale_merging_hours": _number(48),
+    "limits.daq": _number(1),
+    "limits.merge": _number(1),
+    "limits.net_receive": _number(0),
+    "limits.net_send": _number(0),
+    "retry.tries": _number(5, 1),
+    "retry.first_sec": _number(30.0),
+    "retry.longest_sec": _number(3600.0),
+    "floor.spool_bytes": _number(64 << 20),
+    "floor.result_bytes": _number(64 << 20),
+    "scan_interval_sec": _number(5.0, above=True),
+    "timeout.base_sec": _number(120.0),
+    "timeout.bytes_per_sec": _number(1 << 20),
+    "ssh_config": _text(allowed="a file"),
+    "rsh": _program("ssh"),
+    "bin_rsync": _program("rsync"),
+    "receivers": Key([], "a list of receivers: {type: olasReceiver, path: DIR, host: HOST}",
+                     _receivers),
+    "stable_sources": Key([], "a list of absolute paths", _folders),
+    "daq.workspace": _text(effect=False),
+    "dpm.req_endpoint": _endpoint("", "zpb.rr", effect=False),
+    "dpm.pub_endpoint": _endpoint("", "zpb.ps", effect=False),
+    "dpm.timeout_sec": _number(5, effect=False),
+    "oldb_uri_prefix": _text(allowed="cii.oldb:/PATH", effect=False),
+    "oldb_conn_timeout": _number(2, effect=False),
+    "sm_scxml": _text(allowed="a Config Path", effect=False),
+    "bin_merge": _program("daqDpmMerge", effect=False),
 }
+
+#: Every key with its default.
+DEFAULTS: Values = {name: key.default for name, key in KEYS.items()}
+
+#: Other spellings that the manual uses in places, and the key that gets their value.
+ALIASES: dict[str, str] = {
+    **{f"limit.{name}": f"limits.{name}" for name in ("daq", "merge", "net_receive", "net_send")},
+    "workspace": "daq.workspace",
+    "db_timeout_sec": "oldb_conn_timeout",
+}
+
+_KINDS = {str: "text", bool: "true or false", int: "an integer", float: "a number", list: "a list"}
+_GROUPS = {name.partition(".")[0] for name in (*KEYS, *ALIASES) if "." in name}
+
+
+def spelled(name: str) -> str:
+    """Return a dotted key as the manual writes it: ``cfg/limits/merge``."""
+    return f"cfg/{name.replace('.', '/')}"
+
+
+# -- the settings ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,14 +199,21 @@ class Config:
     Attributes:
         values: every key of :data:`DEFAULTS`, dotted, with its value.
         path: the file they came from, or empty.
+        idle: the keys without effect that the file gives a value other than the default.
     """
 
     values: Values = field(default_factory=lambda: dict(DEFAULTS))
     path: str = ""
+    idle: tuple[str, ...] = ()
 
     def __getitem__(self, key: str) -> Any:
         """Return a value by its dotted key."""
         return self.values[key]
+
+    def note(self) -> str:
+        """Return what a daemon says once of the keys without effect; empty: nothing."""
+        told = ", ".join(map(spelled, self.idle))
+        return f"{self.path}: accepted, but without effect here: {told}" if told else ""
 
 
 def load(option: str | None) -> Config:
@@ -79,72 +228,233 @@ def load(option: str | None) -> Config:
     wanted = option or os.environ.get("DAQ_CONFIG", "")
     if not wanted:
         return Config(_with_environment({}))
-    path = _find(wanted)
-    return Config(_with_environment(_flatten(_read(path), path)), path)
+    path = find(wanted, "configuration", "give --config FILE or set CFGPATH")
+    given = _values(path, _read(path))
+    idle = tuple(name for name in given if not KEYS[name].effect and given[name] != DEFAULTS[name])
+    return Config(_with_environment(given), path, idle)
 
 
-def _find(wanted: str) -> str:
-    if os.path.isabs(wanted):
-        tried = [wanted]
-    else:
-        folders = [folder for folder in os.environ.get("CFGPATH", "").split(":") if folder]
-        tried = [os.path.join(folder, wanted) for folder in folders] + [wanted]
+def find(wanted: str, what: str, remedy: str) -> str:
+    """Return the absolute path of the file that a Config Path means (ESO-396401, 1.3).
+
+    An absolute path is used as it is. A relative one is tried against every entry of
+    ``$CFGPATH`` in order, then against the current directory; the first that exists wins.
+
+    Args:
+        wanted: the Config Path.
+        what: how to call the file in an error.
+        remedy: what to do when it is not found.
+
+    Raises:
+        errors.BadConfig: there is no such file.
+    """
+    folders = [folder for folder in os.environ.get("CFGPATH", "").split(":") if folder]
+    tried = [wanted] if os.path.isabs(wanted) else [
+        *(os.path.join(folder, wanted) for folder in folders), wanted]
     for path in tried:
         if os.path.isfile(path):
             return os.path.abspath(path)
-    raise errors.BadConfig(f"configuration {wanted} not found (tried {', '.join(tried)})",
-                           "give --config FILE or set CFGPATH")
-
-
-def _read(path: str) -> Values:
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            document = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise errors.BadConfig(f"{path}: {reason}", "mend the file") from error
-    body = document.get("cfg") if isinstance(document, dict) else None
-    if not isinstance(body, dict):
-        raise errors.BadConfig(f"{path}: has no mapping 'cfg' at the top", "see daqspool.yaml")
-    return body
-
-
-def _flatten(body: Values, path: str) -> Values:
-    flat: Values = {}
-    for key, value in body.items():
-        nested = isinstance(value, dict)
-        pairs = {f"{key}.{inner}": v for inner, v in value.items()} if nested else {str(key): value}
-        for dotted, given in pairs.items():
-            if dotted not in DEFAULTS:
-                near = difflib.get_close_matches(dotted, DEFAULTS, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                cli.warn(f"{path}: unknown key cfg/{dotted.replace('.', '/')} ignored{hint}")
-                continue
-            flat[dotted] = _checked(dotted, given, path)
-    return flat
-
-
-def _checked(key: str, value: Any, path: str) -> Any:
-    default = DEFAULTS[key]
-    kind = type(default)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        raise errors.BadConfig(f"{path}: cfg/{key.replace('.', '/')} is {value!r}",
-                               f"give a value of type {kind.__name__}, such as {default!r}")
-    if kind in (int, float) and value < 0:
-        raise errors.BadConfig(f"{path}: cfg/{key.replace('.', '/')} is {value!r}",
-                               "give a number that is not negative")
-    return value
+    raise errors.BadConfig(f"{what} {wanted} not found (tried {', '.join(tried)})", remedy)
 
 
 def _with_environment(given: Values) -> Values:
     merged = {**DEFAULTS, **given}
-    merged["dataroot"] = merged["dataroot"] or os.environ.get("DATAROOT", "")
-    try:
-        names.check_instrument(merged["instrument_id"])
-    except errors.BadData as error:
-        raise errors.BadConfig(f"cfg/{error.message}", error.remedy) from error
+    if not merged["dataroot"]:
+        merged["dataroot"] = os.environ.get("DATAROOT", "")
+        if reason := _absolute(merged["dataroot"]):
+            raise errors.BadConfig(f"the environment's DATAROOT: {reason}",
+                                   f"give {KEYS['dataroot'].allowed}")
     return merged
+
+
+def make_dataroot(path: str) -> None:
+    """Create the data root and its missing parents with mode 0774 (ESO-396401, 11.3.5).
+
+    Directories that are there already keep their mode.
+
+    Args:
+        path: absolute.
+
+    Raises:
+        errors.BadConfig: it cannot be created, is no directory, or is not writable.
+    """
+    missing, place = [], path
+    while not os.path.lexists(place):
+        missing.append(place)
+        place = os.path.dirname(place)
+    remedy = "correct cfg/dataroot or DATAROOT, or the permissions"
+    try:
+        for folder in reversed(missing):
+            os.mkdir(folder)
+            os.chmod(folder, _DATAROOT_MODE)  # the manual's mode, whatever the umask
+            fsops.fsync_dir(os.path.dirname(folder))
+    except FileExistsError:
+        pass  # another tool was faster
+    except OSError as error:
+        raise errors.BadConfig(f"dataroot {path} cannot be created: {error.strerror}: "
+                               f"{error.filename}", remedy) from error
+    if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
+        raise errors.BadConfig(f"dataroot {path} is no directory that can be written", remedy)
+
+
+# -- the file -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value of the file, with the line of its key, from 1."""
+
+    name: str
+    value: Any
+    line: int
+
+
+def _values(path: str, found: list[_Given]) -> Values:
+    values: Values = {}
+    lines: dict[str, _Given] = {}
+    for given in found:
+        name = ALIASES.get(given.name, given.name)
+        if name not in KEYS:
+            _tell_unknown(path, given)
+            continue
+        value = _checked(path, name, given)
+        if (before := lines.get(name)) and (before.name == given.name or values[name] != value):
+            raise _refused(path, given.line, f"{spelled(given.name)} is {_shown(given.value)}, and "
+                           f"{spelled(before.name)} in line {before.line} is "
+                           f"{_shown(before.value)}", f"leave only {spelled(name)}")
+        if given.name != name:
+            cli.detail(f"{path}: {spelled(given.name)} is read as {spelled(name)}")
+        values[name], lines[name] = value, given
+    return values
+
+
+def _refused(path: str, line: int, message: str, remedy: str) -> errors.BadConfig:
+    return errors.BadConfig(f"{path}, line {line}: {message}", remedy)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _tell_unknown(path: str, given: _Given) -> None:
+    known = [*KEYS, *ALIASES]
+    last = given.name.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == last] or (
+        difflib.get_close_matches(given.name, known, 1))
+    hint = f"; did you mean {spelled(near[0])}?" if near else ""
+    cli.warn(f"{path}, line {given.line}: unknown key {spelled(given.name)} ignored{hint}")
+
+
+def _checked(path: str, name: str, given: _Given) -> Any:
+    key, value = KEYS[name], given.value
+    kind = type(key.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(min(value, _MOST))
+    reason = f"not {_KINDS[kind]}" if type(value) is not kind else key.refuse(value)
+    if reason:
+        told = f"is {_shown(given.value)}: {reason}" if given.value is not None else "is empty"
+        example = f", such as {key.default!r}" if key.default else ""
+        raise _refused(path, given.line, f"{spelled(given.name)} {told}",
+                       f"give {key.allowed}{example}")
+    return value
+
+
+def _read(path: str) -> list[_Given]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return list(_given(path, _loader(file.read())))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reason = ", ".join(text for text in (error.context, error.problem) if text)
+        raise _refused(path, mark.line + 1 if mark else 1, reason, "mend the file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise errors.BadConfig(f"{path}: {reason}", "mend the file") from error
+
+
+def _loader(text: str) -> yaml.SafeLoader:
+    import yaml
+
+    # the parser in C is ten times faster; every tool waits for this
+    kind: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return kind(text)
+
+
+def _given(path: str, loader: yaml.SafeLoader) -> Iterator[_Given]:
+    """Yield the values below ``cfg``, with dotted names."""
+    import yaml
+
+    root = loader.get_single_node()
+    if isinstance(root, yaml.MappingNode):
+        _refuse_twice(path, root)
+    body = None
+    for key, node in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value == "cfg":
+            body = node
+        else:
+            cli.warn(f"{path}, line {_line(key)}: {key.value!r} ignored: it stands outside of cfg")
+    if not isinstance(body, yaml.MappingNode):
+        raise errors.BadConfig(f"{path}: has no mapping 'cfg' at the top", "see daqspool.yaml")
+    yield from _flat(path, loader, body)
+
+
+def _flat(path: str, loader: yaml.SafeLoader, body: yaml.MappingNode, prefix: str = "",
+          ) -> Iterator[_Given]:
+    import yaml
+
+    if prefix.count(".") > _DEEPEST:
+        raise _refused(path, _line(body), f"{spelled(prefix[:60])}... is nested too deeply",
+                       "keys have two levels at most")
+    loader.flatten_mapping(body)  # what comes by "<<" stands first: later ones replace it
+    for key, node in {key.value: (key, node) for key, node in body.value}.values():
+        name = f"{prefix}{key.value}"
+        if isinstance(node, yaml.MappingNode) and name not in KEYS and name not in ALIASES:
+            yield from _flat(path, loader, node, f"{name}.")
+            continue
+        value = _constructed(path, loader, node)
+        if name not in _GROUPS:
+            yield _Given(name, value, _line(key))
+        elif value is not None:  # a group whose keys are all commented out is none
+            inner = ", ".join(other for other in KEYS if other.startswith(f"{name}."))
+            raise _refused(path, _line(key), f"{spelled(name)} is {_shown(value)}, but holds keys",
+                           f"indent below it: {inner}")
+
+
+def _constructed(path: str, loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # no such day; too many digits
+        raise _refused(path, _line(node), str(error), "mend the file") from error
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _refuse_twice(path: str, root: yaml.MappingNode) -> None:
+    """Refuse a key that a mapping has twice, of which YAML libraries take the last in silence."""
+    import yaml
+
+    nodes: list[yaml.Node] = [root]
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused(path, _line(key), "a key is no text", "mend the file")
+            if key.value in lines:
+                raise _refused(path, _line(key), f"key {key.value!r} is there twice, first in "
+                               f"line {lines[key.value]}", "leave one of them")
+            lines[key.value] = _line(key)
+            nodes.append(value)

@@ -38,6 +38,11 @@ POINTS: dict[str, tuple[str, str]] = {
     "publish.renamed": ("the product, no manifest", "the next run knows it by the logged digest"),
     "submit.reserved": ("an id without a job", "the same submission repeated takes it over"),
     "submit.queued": ("a job, its submitter not told", "the same submission repeated succeeds"),
+    "acquire.starting": ("a group of sources announced, none commanded",
+                         "daq-ctl: aborts what records, puts the job into failed/"),
+    "acquire.started": ("sources that record, the client not told", "daq-ctl goes on"),
+    "acquire.sealed": ("all sources stopped, the job in acquire/", "daq-ctl hands the job over"),
+    "acquire.aborted": ("all sources aborted, the job in acquire/", "daq-ctl lays it to rest"),
 }
 
 _counts: dict[str, int] = {}

@@ -51,7 +51,8 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
-def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True) -> None:
+def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True,
+        settle: bool = True) -> None:
     """Write a whole file durably: temporary, ``fsync``, rename, ``fsync`` of the directory.
 
     Args:
@@ -59,6 +60,7 @@ def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True) -> N
         data: the content.
         mode: permission bits before the umask.
         replace: whether an existing file may be replaced.
+        settle: False when the caller makes the directory durable after more work in it.
 
     Raises:
         FileExistsError: the name is taken and ``replace`` is false.
@@ -85,7 +87,8 @@ def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True) -> N
             os.unlink(embryo)
         raise
     passing("put.renamed")
-    fsync_dir(os.path.dirname(path))
+    if settle:
+        fsync_dir(os.path.dirname(path))
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -146,14 +149,20 @@ def _renameat2(source: str, target: str) -> int:
     return ctypes.get_errno()
 
 
-def create(path: str, data: bytes, *, mode: int = 0o664) -> None:
+def create(path: str, data: bytes, *, mode: int = 0o664, settle: bool = True) -> None:
     """Create a file that must not exist yet, durably and whole; used to reserve a name.
+
+    Args:
+        path: the name to reserve.
+        data: the content.
+        mode: permission bits before the umask.
+        settle: see :func:`put`.
 
     Raises:
         FileExistsError: the name is taken.
     """
     # exclusive creation under the final name would let a crash leave a name without content
-    put(path, data, mode=mode, replace=False)
+    put(path, data, mode=mode, replace=False, settle=settle)
 
 
 def append(path: str, line: bytes, *, mode: int = 0o664) -> None:

@@ -6,15 +6,20 @@ that the spool derives from the past (tries, acquisition substate, alerts) is de
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from daqlib import clock, fsops
 
 Event = dict[str, Any]
+#: An event that is yet to be recorded: its name and what belongs to it.
+Told = tuple[str, dict[str, Any]]
+_TAIL = 4096  # bytes by which lines that were read are known again
 
 #: Event names and their meaning; the manual's table is compared with it.
 EVENTS: dict[str, str] = {
@@ -25,6 +30,8 @@ EVENTS: dict[str, str] = {
     "started": "a source acknowledged the start",
     "stopped": "a source ended: its files and keywords",
     "source-aborted": "a source acknowledged the abort",
+    "paused": "the primary sources were paused",
+    "continued": "the primary sources went on",
     "keywords": "keywords were added or updated",
     "sealed": "acquire: the inputs are complete; merge: name and digest of the product",
     "start": "a stage began a try",
@@ -52,10 +59,80 @@ def read(path: str) -> list[Event]:
     """
     try:
         with open(path, "rb") as file:
-            lines = file.read().split(b"\n")
+            return _parsed(file.read())
     except FileNotFoundError:
         return []
-    return [event for line in lines if line and (event := _parse(line)) is not None]
+
+
+class Reader:
+    """Reads a log again and again: each look parses only what was appended since the last one.
+
+    For a process that looks at a log after every event. Any thread may look.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Read nothing yet.
+
+        Args:
+            path: the log; it may be missing.
+        """
+        self._path = path
+        self._looking = threading.Lock()
+        self._file: tuple[int, int] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._events: list[Event] = []
+        self._consumed = 0  # bytes of whole lines
+        self._tail = b""  # the last of them
+
+    def look(self) -> list[Event]:
+        """Return the events as :func:`read` does, but of ``keywords`` in a row the newest only.
+
+        No state follows from the keywords, and there can be thousands of them.
+        """
+        with self._looking:
+            try:
+                with open(self._path, "rb", buffering=0) as file:
+                    fresh = self._appended(file)
+            except FileNotFoundError:
+                self._forget()
+                return []
+            whole, _, torn = fresh.rpartition(b"\n")
+            if whole:
+                self._consumed += len(whole) + 1
+                self._tail = (self._tail + whole + b"\n")[-_TAIL:]
+                _add(self._events, _parsed(whole))
+            found = list(self._events)
+            _add(found, _parsed(torn))
+            return found
+
+    def _appended(self, file: io.FileIO) -> bytes:
+        """Return what follows the lines that are known; all of it when they are no longer there.
+
+        An append that failed is undone, and a person may put another file there.
+        """
+        status = os.fstat(file.fileno())
+        found = status.st_dev, status.st_ino
+        begin = self._consumed - len(self._tail)
+        data = os.pread(file.fileno(), max(0, status.st_size - begin), begin)
+        if found != self._file or not data.startswith(self._tail):
+            self._file = found
+            self._forget()
+            return file.readall()
+        return data[len(self._tail):]
+
+
+def _add(events: list[Event], more: Iterable[Event]) -> None:
+    for event in more:
+        if events and event["event"] == "keywords" == events[-1]["event"]:
+            events[-1] = event
+        else:
+            events.append(event)
+
+
+def _parsed(data: bytes) -> list[Event]:
+    return [event for line in data.split(b"\n") if line and (event := _parse(line)) is not None]
 
 
 def _parse(line: bytes) -> Event | None:
@@ -88,7 +165,21 @@ def append(path: str, event: str, by: str, /, **facts: Any) -> None:
     Raises:
         OSError: it could not be recorded; what it announces must then not happen.
     """
-    fsops.append(path, encode(event, by, facts))
+    append_all(path, by, [(event, facts)])
+
+
+def append_all(path: str, by: str, told: Sequence[Told]) -> None:
+    """Record several events durably in one write; a crash leaves the first few of them, or all.
+
+    Args:
+        path: the log.
+        by: the tool that records them.
+        told: the events in order, at least one.
+
+    Raises:
+        OSError: none of them could be recorded; what they announce must then not happen.
+    """
+    fsops.append(path, b"\n".join(encode(event, by, facts) for event, facts in told))
 
 
 def seconds(event: Event) -> float:

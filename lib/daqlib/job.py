@@ -1,8 +1,8 @@
 """The job file: what it may say, how it is read, checked, named and submitted.
 
 A job file is a StartDaqV2 specification with a few more members (``fileId``, ``created``, ``by``,
-``startBy``, ``heuristics``, ``instrument``, ``keywords``), so that a person can write one by hand
-and drop it into a stage. No tool ever rewrites it.
+``startBy``, ``heuristics``, ``instrument``, ``keywords``, ``allowShared``), so that a person can
+write one by hand and drop it into a stage. No tool ever rewrites it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from daqlib import cli, clock, errors, fsops, history, names, schema
+from daqlib import cli, clock, errors, fsops, history, names, schema, strictjson
 from daqlib.crashpoints import passing
 from daqlib.spool import Spool
 
@@ -70,9 +70,9 @@ def read(spool: Spool, job: str, place: str) -> Job:
         raise errors.NoJob(f"no such job in {place}/", "see daq-status", job) from None
     try:
         names.check_id(job)
-        document = json.loads(data)
+        document = strictjson.loads(data)
         _check_shape(document, job, hashlib.sha256(data).hexdigest(), spool)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if time.time() - status.st_ctime < _STILL_WRITING:
             raise errors.Later("the file does not parse, perhaps it is still being written",
                                "try again in a few seconds", job) from error
@@ -130,6 +130,8 @@ def _check_sources(document: Document) -> None:
             names.split_location(source["location"])
         if "rrUri" in source:
             _check_uri(source)
+        if "startTime" in source:
+            _check_start_time(source)
     target = document.get("mergeTarget")
     if target and seen.get(target["sourceName"]) in (None, "fitsKeywords"):
         raise errors.BadData(f"mergeTarget {target['sourceName']!r} names no source with files",
@@ -141,6 +143,18 @@ def _check_uri(source: Document) -> None:
     if not uri or not uri.isprintable() or " " in uri or uri.startswith("-"):
         raise errors.BadData(f"rrUri {uri!r} of source {source['sourceName']!r} is not a URI",
                              "give scheme://host:port/path")
+
+
+def _check_start_time(source: Document) -> None:
+    text, name = source["startTime"], source["sourceName"]
+    if source["type"] != "primarySource":
+        raise errors.BadData(f"source {name!r} has a startTime, which primary sources only have",
+                             "remove it: metadata sources start before the primary ones")
+    try:
+        clock.from_iso(text)
+    except ValueError:
+        raise errors.BadData(f"startTime {text!r} of source {name!r} is no time",
+                             "write UTC as YYYY-MM-DDThh:mm:ss.sssZ") from None
 
 
 def check_receiver(receiver: Document) -> None:
@@ -190,13 +204,46 @@ def submit(spool: Spool, document: Document, place: str, instrument: str) -> tup
         errors.Later: somebody is submitting or working on this id.
     """
     check(document)
+    made = _submit(spool, document, place, instrument, "submit")
+    spool.release(made.id, made.lock)
+    return made.id, made.fresh
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was submitted and is still locked.
+
+    Attributes:
+        id: the job's id.
+        fresh: False when the same job had been submitted before.
+        lock: descriptor of the job's lock.
+    """
+
+    id: str
+    fresh: bool
+    lock: int
+
+
+def submit_locked(spool: Spool, document: Document, place: str, instrument: str) -> Submitted:
+    """Submit a job that has been checked, and keep it locked: nobody else can take it up first.
+
+    Args and errors are those of :func:`submit`.
+    """
+    return _submit(spool, document, place, instrument, place)
+
+
+def _submit(spool: Spool, document: Document, place: str, instrument: str,
+            stage: str) -> Submitted:
     if document.get("id"):
-        return document["id"], _submit_as(spool, document, place, instrument)
+        return _submit_as(spool, document, place, instrument, stage)
     while True:
         stamp = file_id(instrument)
         with contextlib.suppress(Taken):
-            if _submit_as(spool, {**document, "id": stamp, "fileId": stamp}, place, instrument):
-                return stamp, True
+            made = _submit_as(spool, {**document, "id": stamp, "fileId": stamp}, place, instrument,
+                              stage)
+            if made.fresh:
+                return made
+            spool.release(made.id, made.lock)
         time.sleep(0.001)  # two starts in one millisecond, alike or not: take the next one
 
 
@@ -209,22 +256,26 @@ def file_id(instrument: str) -> str:
     return f"{names.check_instrument(instrument)}.{clock.iso(clock.now())}"
 
 
-def _submit_as(spool: Spool, document: Document, place: str, instrument: str) -> bool:
+def _submit_as(spool: Spool, document: Document, place: str, instrument: str,
+               stage: str) -> Submitted:
     job = names.check_id(document["id"])
-    lock = spool.wait_lock(job, "submit", 2.0)
+    lock = spool.wait_lock(job, stage, 2.0)
     if lock is None:
         raise errors.Later("somebody is at work on this id", "wait, or use another id", job)
     try:
-        return _submit_locked(spool, document, place, instrument)
-    finally:
+        return Submitted(job, _queue(spool, document, place, instrument), lock)
+    except BaseException:
         spool.release(job, lock)
+        raise
 
 
-def _submit_locked(spool: Spool, document: Document, place: str, instrument: str) -> bool:
+def _queue(spool: Spool, document: Document, place: str, instrument: str) -> bool:
+    """Reserve the ids and put the job into its place; False when that was done before."""
     job = document["id"]
     request = _request_digest(document)
     log = spool.log_path(job)
-    if os.path.exists(log) or spool.places(job):
+    known = os.path.exists(log)
+    if known or spool.places(job):
         earlier = history.last(spool.events(job), "submitted")
         if earlier is None or earlier.get("request") != request:
             raise Taken(f"the id {job} is known to this spool", "use another id", job)
@@ -233,12 +284,13 @@ def _submit_locked(spool: Spool, document: Document, place: str, instrument: str
         document = {**document, **earlier.get("members", {}), "fileId": earlier["fileId"]}
         fsops.sweep(spool.path(place))
     members = {key: document[key] for key in ("created", "by") if key in document}
-    stamp = reserve_file_id(spool, job, instrument, document.get("fileId", ""))
+    # both reservations are names in log/: one fsync of that directory settles them
+    stamp = reserve_file_id(spool, job, instrument, document.get("fileId", ""), settle=known)
     data = encode({**document, "fileId": stamp})
     digest = hashlib.sha256(data).hexdigest()
     line = history.encode("submitted", spool.by, {
         "stage": place, "fileId": stamp, "digest": digest, "request": request, "members": members})
-    if os.path.exists(log):
+    if known:
         fsops.append(log, line)  # an earlier submission of the same died before its job was queued
     else:
         fsops.create(log, line + b"\n")
@@ -259,7 +311,8 @@ def _request_digest(document: Document) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def reserve_file_id(spool: Spool, job: str, instrument: str, wanted: str = "") -> str:
+def reserve_file_id(spool: Spool, job: str, instrument: str, wanted: str = "", *,
+                    settle: bool = True) -> str:
     """Reserve a file id for a job: exclusive creation of ``log/.file-FILEID`` is the check.
 
     Args:
@@ -267,6 +320,7 @@ def reserve_file_id(spool: Spool, job: str, instrument: str, wanted: str = "") -
         job: the owner.
         instrument: first part of a generated file id.
         wanted: the file id asked for, or empty to generate one.
+        settle: False when the caller makes ``log/`` durable itself.
 
     Raises:
         Taken: ``wanted`` belongs to another job.
@@ -275,7 +329,7 @@ def reserve_file_id(spool: Spool, job: str, instrument: str, wanted: str = "") -
         stamp = wanted or file_id(instrument)
         path = spool.path("log", f".file-{stamp}")
         try:
-            fsops.create(path, job.encode())
+            fsops.create(path, job.encode(), settle=settle)
         except FileExistsError:
             with open(path, encoding="utf-8") as file:
                 owner = file.read()

@@ -6,9 +6,10 @@ needed, so that an edited job takes effect.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from daqlib import alerts, history
+from daqlib import alerts, cardname, history
 
 Document = dict[str, Any]
 Keywords = list[Document]
@@ -57,17 +58,36 @@ def specification(job: str, document: Document, acquired: Document | None,
 def fold(keywords: Keywords, updates: Keywords) -> Keywords:
     """Return keywords with updates applied: same kind and name replaced in place, else appended.
 
-    Literals are always appended (ESO-396401 section 13.1, UpdateKeywords).
+    A literal counts as what its card is: of a value or ESO keyword it replaces, and is replaced;
+    commentary is always appended (ESO-396401 section 13.1, UpdateKeywords).
     """
-    made = list(keywords)
-    for update in updates:
-        names = [(k["type"], k.get("name")) for k in made]
-        key = (update["type"], update.get("name"))
-        if update["type"] in ("valueKeyword", "esoKeyword") and key in names:
-            made[names.index(key)] = update
+    made: list[Keywords] = []
+    at: dict[tuple[str, str], int] = {}
+    for group in _groups([*keywords, *updates]):
+        key = cardname.of_json(group[0])
+        if key[0] != "commentary" and key in at:
+            made[at[key]] = group
         else:
-            made.append(update)
-    return made
+            at.setdefault(key, len(made))
+            made.append(group)
+    return [keyword for group in made for keyword in group]
+
+
+def _groups(keywords: Keywords) -> Iterator[Keywords]:
+    """Yield each keyword with the literal CONTINUE cards that go on with its string."""
+    group: Keywords = []
+    for keyword in keywords:
+        if group and not cardname.is_continuation(keyword):
+            yield group
+            group = []
+        group.append(keyword)
+    if group:
+        yield group
+
+
+def _without(keywords: Keywords, keys: Collection[tuple[str, str]]) -> Keywords:
+    return [keyword for group in _groups(keywords) for keyword in group
+            if cardname.of_json(group[0]) not in keys]
 
 
 def _own_keywords(document: Document, events: list[history.Event], instrument: str,
@@ -81,7 +101,7 @@ def _own_keywords(document: Document, events: list[history.Event], instrument: s
             "comment": "Instrument used."}
     if name == UNNAMED:
         return given, [card]
-    return fold([card], [k for k in given if k.get("name") != "INSTRUME"]), []
+    return fold([card], _without(given, [cardname.of_json(card)])), []
 
 
 def _keyword_source(name: str, keywords: Keywords, source: Document) -> list[Document]:
@@ -105,9 +125,8 @@ def _parts(source: Document, delivered: Document) -> list[Document]:
              for place in locations]
     if files and initial:
         # what the source reports replaces what was known at the start, also in its file
-        said = {(k["type"], k.get("name")) for k in reported}
-        files[0]["initialKeywords"] = [
-            k for k in initial if (k["type"], k.get("name")) not in said]
+        said = {key for key in map(cardname.of_json, reported) if key[0] != "commentary"}
+        files[0]["initialKeywords"] = _without(initial, said)
     else:
         reported = fold(initial, reported)
     return [*_keyword_source(name, reported, source), *files]

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from daqlib import errors
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
+    from referencing import Registry
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "schema")
 #: The documents that have a schema.
@@ -21,8 +23,9 @@ NAMES = ("startdaqv1", "startdaqv2", "job", "dpspec", "keywords", "keyword-rules
          "manifest")
 
 
+@functools.cache
 def load(name: str) -> dict[str, Any]:
-    """Return a schema as a JSON document; one of :data:`NAMES`."""
+    """Return a schema as a JSON document, not to be changed; one of :data:`NAMES`."""
     with open(os.path.join(_FOLDER, f"{name}.json"), encoding="utf-8") as file:
         document: dict[str, Any] = json.load(file)
     return document
@@ -50,12 +53,51 @@ def check(name: str, document: Any, what: str) -> None:
 
 @functools.cache
 def _validator(name: str) -> Validator:
-    import jsonschema
-    from referencing import Registry, Resource
+    from jsonschema import Draft202012Validator, validators
 
-    pairs = [(f"daqspool:{n}", Resource.from_contents(load(n))) for n in NAMES]
-    registry: Registry[Any] = Registry().with_resources(pairs)
-    return jsonschema.Draft202012Validator(load(name), registry=registry)
+    extend: Callable[..., Any] = validators.extend
+    kind: type[Validator] = extend(Draft202012Validator, {"allOf": _all_of})
+    return kind(_own(name), registry=_registry())
+
+
+@functools.cache
+def _registry() -> Registry[Any]:
+    from referencing import Registry
+    from referencing.jsonschema import DRAFT202012
+
+    empty: Registry[Any] = Registry()
+    return empty.with_resources(
+        (f"daqspool:{name}", DRAFT202012.create_resource(_own(name))) for name in NAMES)
+
+
+def _own(name: str) -> dict[str, Any]:
+    # without "$schema", which would bring the general validator back behind every reference
+    return {key: value for key, value in load(name).items() if key != "$schema"}
+
+
+def _all_of(validator: Any, members: list[Any], instance: Any, _schema: Any) -> Iterator[Any]:
+    """Check against each member; of "if the type is so, then ..." only against the right one.
+
+    That is what the standard says, but without a general answer to every ``if``, which would cost
+    half of the time that a check takes.
+    """
+    kind = instance.get("type") if isinstance(instance, dict) else None
+    for number, member in enumerate(members):
+        wanted = _type_wanted(member)
+        if wanted is None:
+            yield from validator.descend(instance, member, schema_path=number)
+        elif wanted == kind:
+            yield from validator.descend(instance, member["then"], schema_path=number)
+
+
+def _type_wanted(member: Any) -> str | None:
+    """Return the ``type`` that ``if`` asks for, or None when it asks anything else."""
+    try:
+        wanted = str(member["if"]["properties"]["type"]["const"])
+    except (KeyError, TypeError):
+        return None
+    asked = {"properties": {"type": {"const": wanted}}, "required": ["type"]}
+    return wanted if member == {"if": asked, "then": member.get("then")} else None
 
 
 def _place(path: Any) -> str:
@@ -66,7 +108,9 @@ def _reason(fault: Any) -> str:
     # the value itself can be a whole document: name it only when it is short
     value = json.dumps(fault.instance, ensure_ascii=False)
     if fault.validator == "pattern" and len(value) <= 80:
-        return f"{value} does not match {fault.validator_value}"
+        wanted = fault.schema.get("wanted")  # ours: the pattern in words
+        return f"{value} is not {wanted}" if wanted else (
+            f"{value} does not match {fault.validator_value}")
     return str(fault.message) if len(fault.message) <= 200 else f"fails '{fault.validator}'"
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ RESTS = ("done", "failed", "hold", "bad", "remote")
 STORES = ("log", "lock", "data", "result", "run")
 #: On the way from first to last; a copy in a later place outranks one in an earlier place.
 WAY = (*STAGES, "done")
+_RANK = (*reversed(WAY), "hold", "failed", "remote")
 
 MARKER = ".daqspool"
 MARKER_TEXT = b'{"daqspool": 1}\n'
@@ -60,6 +62,7 @@ class Spool:
         """
         self.root = root
         self.by = by
+        self._readers: dict[str, history.Reader] = {}
 
     def path(self, *parts: str) -> str:
         """Return a path below the spool."""
@@ -82,12 +85,30 @@ class Spool:
         return os.path.join(self.root, "data", job, *parts)
 
     def events(self, job: str) -> list[history.Event]:
-        """Return the job's history, oldest first."""
-        return history.read(self.log_path(job))
+        """Return the job's history, oldest first.
+
+        While it is followed, of ``keywords`` events in a row the newest only.
+        """
+        reader = self._readers.get(job)
+        return reader.look() if reader else history.read(self.log_path(job))
+
+    def follow_history(self, job: str) -> None:
+        """Keep the history in memory: from now on a look parses only what was appended."""
+        if job not in self._readers:
+            self._readers[job] = history.Reader(self.log_path(job))
+
+    def leave_history(self, job: str) -> None:
+        """Keep it no longer."""
+        self._readers.pop(job, None)
 
     def log(self, job: str, event: str, /, **facts: Any) -> None:
         """Record an event of a job durably."""
         history.append(self.log_path(job), event, self.by, **facts)
+
+    def log_all(self, job: str, told: Sequence[history.Told]) -> None:
+        """Record several events of a job durably in one write; none is no write."""
+        if told:
+            history.append_all(self.log_path(job), self.by, told)
 
     def scan(self, *places: str) -> list[Entry]:
         """List the job files of some places, by id; never a proof of absence.
@@ -105,14 +126,16 @@ class Spool:
 
         The latest on the way counts; a resting copy counts only when there is none on the way.
         """
-        order = (*reversed(WAY), "hold", "failed", "remote")
-        return [place for place in order if os.path.lexists(self.job_path(place, job))]
+        return list(self._found(job))
+
+    def _found(self, job: str) -> Iterator[str]:
+        return (place for place in _RANK if os.path.lexists(self.job_path(place, job)))
 
     def place(self, job: str) -> str:
         """Return where the job is, or an empty text; looks twice, as a rename may be under way."""
         for _ in range(2):
-            if found := self.places(job):
-                return found[0]
+            for found in self._found(job):
+                return found
         return ""
 
     def is_busy(self, job: str) -> bool:
@@ -269,6 +292,9 @@ def open_spool(option: str | None, settings: config.Config, by: str, *,
     root = os.path.abspath(_choose(option, settings))
     if not create and not os.path.exists(os.path.join(root, MARKER)):
         raise errors.BadConfig(f"{root} is no spool", "name one with --spool or DAQ_SPOOL")
+    dataroot = settings["dataroot"]
+    if dataroot and root == os.path.join(os.path.abspath(dataroot), "spool"):
+        config.make_dataroot(dataroot)
     _initialise(root)
     if not settings["network_spool"] and (kind := _foreign(root)):
         raise errors.BadConfig(f"{root} is on a network file system ({kind}), where locks and "

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from daqlib import alerts, history, manifest
-from daqlib.spool import STAGES, Spool
+from daqlib.spool import STAGES, Spool, holder
 
 Status = dict[str, Any]
 
@@ -100,13 +100,18 @@ def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
     if stage in _STAGE_SUBSTATE:
         return _STAGE_SUBSTATE[stage]
     if stage == "collect":
-        if place == "collect" and spool.is_busy(job):
+        if place == "collect" and _is_collected(spool, job):
             return "Collecting"
         running = spool.watched() if watched is None else watched
         return "Scheduled" if running else "NotScheduled"
     if stage == "acquire":
         return acquiring_substate(events)
     return "Undefined"
+
+
+def _is_collected(spool: Spool, job: str) -> bool:
+    # daq-ctl holds the lock, too, until the move into collect/ is durable
+    return spool.is_busy(job) and holder(spool.lock_path(job)).get("stage") != "acquire"
 
 
 def _stage_of(place: str, events: list[history.Event]) -> str:

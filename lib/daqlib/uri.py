@@ -7,6 +7,7 @@ The shapes are those of ESO-396401 section 10 (``zpb.rr://host:port/path`` for r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import os
 import re
@@ -67,6 +68,11 @@ def parse(text: str, *, bind: bool = False) -> Endpoint:
     if not isinstance(text, str) or not text.isprintable() or " " in text or text.startswith("-"):
         raise _refused(text, "it holds blanks or control characters or is no text"
                        if not str(text).startswith("-") else "it begins with '-'")
+    return _parsed(text, bind)
+
+
+@functools.lru_cache(4096)  # a daemon asks the same few endpoints again and again
+def _parsed(text: str, bind: bool) -> Endpoint:
     if text.startswith("ipc:"):
         return _ipc(text)
     match = _ZPB.fullmatch(text)

@@ -90,8 +90,10 @@ def test_a_closed_stderr_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         def write(self, _text: str) -> int:
             raise BrokenPipeError(errno.EPIPE, "broken pipe")
 
+    assert cli.note("read")
     monkeypatch.setattr(sys, "stderr", Closed())
     cli.warn("words")
+    assert not cli.note("not read")
     assert run(errors.Later("x")) == 75
 
 
@@ -165,6 +167,16 @@ def test_text_and_json_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("none", "b", ""):
         with pytest.raises(errors.Usage, match="cannot read"):
             cli.text_argument(f"@{tmp_path}/{name}")
+    with pytest.raises(errors.Usage, match="cannot read @: "):
+        cli.text_argument("@")
+    (tmp_path / "bom").write_bytes(b"\xef\xbb\xbf[]")
+    assert cli.json_argument(f"@{tmp_path}/bom", "it") == []
+    with pytest.raises(errors.BadData, match="it is not JSON: NaN"):
+        cli.json_argument("[NaN]", "it")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\udcff"))
+    for argument in ("@-", "\udcff"):
+        with pytest.raises(errors.Usage, match="is not UTF-8"):
+            cli.text_argument(argument)
 
 
 def test_output_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,6 +251,21 @@ def test_a_lister_ends_quietly_when_its_reader_leaves(daq: Daq) -> None:
     finally:
         os.close(writer)
     assert (made.returncode, made.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(("words", "stream", "code"), [
+    ("--version", "stdout", 75), ("--json", "stdout", 75), ("--bogus", "stderr", 64)])
+def test_a_full_disk_does_not_hide_the_exit_code(daq: Daq, words: str, stream: str, code: int,
+                                                 ) -> None:
+    submit(daq, 1)
+    environment = {**daq.environment(), "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        made = subprocess.run(daq.command("daq-status", words), env=environment, timeout=60,
+                              check=False, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+                                              stream: full})
+    assert made.returncode == code
+    if stream == "stdout":
+        assert made.stderr == b"daq-status: No space left on device; free some space\n"
 
 
 def test_the_worst_of_several_jobs_decides(daq: Daq) -> None:

@@ -139,3 +139,138 @@ def test_a_host_that_was_down_is_no_try() -> None:
     assert history.outages(before, "merge") == 2
     assert history.outages(before, "collect") == 0
     assert history.outages([*before, *events("ok")], "merge") == 0
+
+
+def test_several_events_in_one_append(tmp_path: Path) -> None:
+    path = str(tmp_path / "j.jsonl")
+    history.append(path, "state", "test", substate="Starting")
+    history.append_all(path, "test", [("starting", {"source": "a"}), ("starting", {"source": "b"}),
+                                      ("state", {"substate": "Acquiring", "reason": None})])
+    events = history.read(path)
+    assert [event["event"] for event in events] == ["state", "starting", "starting", "state"]
+    assert [event.get("source") for event in events] == [None, "a", "b", None]
+    assert "reason" not in events[-1]
+
+
+def test_a_torn_batch_leaves_its_first_events(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    history.append_all(str(path), "test", [("starting", {"source": "a"}),
+                                           ("starting", {"source": "b"})])
+    path.write_bytes(path.read_bytes()[:-10])
+    history.append(str(path), "fail", "test")
+    assert [(e["event"], e.get("source")) for e in history.read(str(path))] == [
+        ("starting", "a"), ("fail", None)]
+
+
+# -- a log that is read again and again ------------------------------------------------------------
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The lines that were parsed."""
+    lines: list[bytes] = []
+    parse = history._parse
+    monkeypatch.setattr(history, "_parse", lambda line: (lines.append(line), parse(line))[1])
+    return lines
+
+
+def settled(path: Path) -> list[history.Event]:
+    """What a look must return, the long way."""
+    found = history.read(str(path))
+    return [event for event, after in zip(found, [*found[1:], {"event": ""}], strict=True)
+            if event["event"] != "keywords" or after["event"] != "keywords"]
+
+
+def test_a_look_parses_what_is_new_only(tmp_path: Path, parsed: list[bytes]) -> None:
+    path = tmp_path / "j.jsonl"
+    reader = history.Reader(str(path))
+    assert reader.look() == []
+    for number in range(100):
+        history.append(str(path), "started", "test", source=f"s{number}")
+        del parsed[:]
+        assert reader.look()[-1]["source"] == f"s{number}"
+        assert len(parsed) == 1
+    del parsed[:]
+    assert len(reader.look()) == 100
+    assert not parsed
+    assert reader.look() == history.read(str(path))
+
+
+def test_of_thousands_of_keywords_the_newest_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    reader = history.Reader(str(path))
+    for number in range(50):
+        history.append(str(path), "keywords", "test", keywords=[number])
+        if number % 20 == 10:
+            history.append(str(path), "alert", "test", id=str(number))
+        assert reader.look() == settled(path)
+    assert [event["event"] for event in reader.look()] == [
+        "keywords", "alert", "keywords", "alert", "keywords"]
+    assert history.Reader(str(path)).look() == reader.look()
+
+
+def test_a_torn_line_is_not_consumed(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    reader = history.Reader(str(path))
+    line = b'{"event": "state", "substate": "Stopping"}'
+    with path.open("ab", buffering=0) as file:
+        for end in range(len(line) + 1):
+            path.write_bytes(b'{"event": "start"}\n' + line[:end])
+            assert reader.look() == history.read(str(path))
+        assert len(reader.look()) == 2, "only its newline is missing"
+        file.write(b"\n")
+        assert len(reader.look()) == 2
+    path.write_bytes(path.read_bytes() + b'{"event": "sta')
+    history.append(str(path), "fail", "test")
+    assert [event["event"] for event in reader.look()] == ["start", "state", "fail"]
+
+
+def _lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"first", b"longer than first"))
+
+
+def _replace(path: Path) -> None:
+    other = path.with_suffix(".new")
+    other.write_bytes(path.read_bytes().replace(b"first", b"other"))
+    other.replace(path)
+
+
+def _undo(path: Path) -> None:
+    """An append that failed is undone, and another one succeeds: longer than what was there."""
+    path.write_bytes(path.read_bytes()[:path.read_bytes().rstrip().rfind(b"\n") + 1])
+    history.append(str(path), "fail", "test", reason="x" * 300)
+
+
+@pytest.mark.parametrize("change", [
+    _lengthen, _replace, _undo,
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b'{"event": "fail"}\n'),
+    lambda path: path.unlink(),
+])
+def test_a_log_that_is_not_the_same_is_read_anew(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "j.jsonl"
+    reader = history.Reader(str(path))
+    for name in ("first", "x" * 5000, "last"):
+        history.append(str(path), "started", "test", source=name)
+    before = reader.look()
+    change(path)
+    assert reader.look() == history.read(str(path)) != before
+    history.append(str(path), "aborted", "test")
+    assert reader.look() == history.read(str(path))
+    assert reader.look()[-1]["event"] == "aborted"
+
+
+def test_what_a_look_returned_does_not_change(tmp_path: Path) -> None:
+    path = str(tmp_path / "j.jsonl")
+    reader = history.Reader(path)
+    history.append(path, "keywords", "test", keywords=[1])
+    before = reader.look()
+    history.append(path, "keywords", "test", keywords=[2])
+    assert reader.look()[0]["keywords"] == [2]
+    assert [event["keywords"] for event in before] == [[1]]
+
+
+def test_a_log_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "j.jsonl").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        history.Reader(str(tmp_path / "j.jsonl")).look()

@@ -292,3 +292,48 @@ def test_a_dropped_job_may_name_instrument_and_file_id(on: Spool) -> None:
     with pytest.raises(job.Taken):
         job.accept(on, "l", document(fileId="F.1"), "collect", "TEST")
     assert on.events("l") == []
+
+
+# -- what lives need -------------------------------------------------------------------------------
+
+
+def test_a_submission_can_keep_the_lock(on: Spool) -> None:
+    made = job.submit_locked(on, job.new(document()), "acquire", "TEST")
+    assert made.fresh and on.is_busy(made.id) and on.place(made.id) == "acquire"
+    assert history.file_id(on.events(made.id)) == made.id
+    on.release(made.id, made.lock)
+    again = job.submit_locked(on, job.new(document(id="x")), "acquire", "TEST")
+    on.release("x", again.lock)
+    once_more = job.submit_locked(on, job.new(document(id="x")), "acquire", "TEST")
+    assert (again.fresh, once_more.fresh) == (True, False) and on.is_busy("x")
+    on.release("x", once_more.lock)
+    with pytest.raises(job.Taken):
+        job.submit_locked(on, job.new(document(id="x", filePrefix="A")), "acquire", "TEST")
+    assert not on.is_busy("x")
+
+
+@pytest.mark.parametrize(("when", "good"), [
+    ("2026-11-21T02:30:00Z", True), ("2026-11-21T02:30:00.123456", True),
+    ("2026-11-21 02:30:00", False), ("2026-11-21T02:30:00+01:00", False), ("noon", False),
+    ("2026-02-30T00:00:00Z", False), ("", False), (5, False), (None, False)])
+def test_an_absolute_start(when: Any, good: bool) -> None:
+    source = {"type": "primarySource", "sourceName": "d", "rrUri": "zpb.rr://127.0.0.1:1/rec",
+              "startTime": when}
+    if good:
+        job.check({"sources": [source]})
+    else:
+        with pytest.raises(errors.BadData, match="startTime"):
+            job.check({"sources": [source]})
+
+
+def test_only_a_primary_source_starts_at_a_time(on: Spool) -> None:
+    for source in ({**FILE}, {"type": "metadataSource", "sourceName": "m",
+                              "rrUri": "zpb.rr://127.0.0.1:1/daq"}):
+        with pytest.raises(errors.BadData, match="primary sources only"):
+            job.check({"sources": [{**source, "startTime": "2026-11-21T02:30:00Z"}]})
+
+
+def test_allow_shared_is_a_boolean() -> None:
+    job.check(document(allowShared=True))
+    with pytest.raises(errors.BadData, match="allowShared"):
+        job.check(document(allowShared="yes"))

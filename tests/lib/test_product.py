@@ -28,6 +28,10 @@ def literal(text: str) -> Document:
     return {"type": "literalKeyword", "value": text}
 
 
+def comment(text: str) -> Document:
+    return {"type": "commentaryKeyword", "name": "COMMENT", "value": text}
+
+
 def delivered(name: str, *files: str, keywords: list[Document] | None = None) -> Document:
     return {"sourceName": name, "files": list(files), "keywords": keywords or []}
 
@@ -143,6 +147,25 @@ def test_the_instrument_is_the_configured_one(
     assert names(found)[0] == ("ocm", "fitsKeywords")
 
 
+@pytest.mark.parametrize("given", [literal("INSTRUME= 'USER'"), value("INSTRUME", "USER")])
+def test_no_form_of_keyword_replaces_the_instrument(given: Document) -> None:
+    found, _ = made({"sources": [FILE], "keywords": [given, eso("INSTRUME", "other")]})
+    assert [k["value"] for k in own(found)] == ["TEST", "other"]
+
+
+def test_what_a_source_reports_replaces_what_was_known_at_start() -> None:
+    initial = [value("A", 1), literal("COMMENT kept"), literal("B       = 1"), eso("A", 1)]
+    reported = [literal("A       = 2"), literal("COMMENT new"), value("B", 2)]
+    source = {**DCS, "initialKeywords": initial}
+    found, _ = made({"sources": [source]}, delivered("dcs", "/d/1", keywords=reported))
+    assert found["sources"][1]["keywords"] == reported
+    assert found["sources"][2]["initialKeywords"] == [literal("COMMENT kept"), eso("A", 1)]
+    found, _ = made({"sources": [source]}, delivered("dcs", keywords=reported))
+    assert found["sources"][1]["keywords"] == [
+        literal("A       = 2"), literal("COMMENT kept"), value("B", 2), eso("A", 1),
+        literal("COMMENT new")]
+
+
 def test_an_unconfigured_instrument_hides_nothing() -> None:
     """It comes last, so that what a source says of itself wins."""
     found, _ = made({"sources": [FILE]}, instrument=product.UNNAMED)
@@ -155,6 +178,25 @@ def test_an_unconfigured_instrument_hides_nothing() -> None:
     ([eso("A", 1)], [value("A", 2)], [eso("A", 1), value("A", 2)]),
     ([literal("COMMENT a")], [literal("COMMENT a")], [literal("COMMENT a")] * 2),
     ([], [eso("A", 1), eso("A", 2)], [eso("A", 2)]),
+    # a literal is what its card is
+    ([value("A", 1), value("B", 1)], [literal("A       = 2")], [literal("A       = 2"),
+                                                               value("B", 1)]),
+    ([literal("A       = 2 / c")], [value("A", 3)], [value("A", 3)]),
+    ([eso("INS ID", 1)], [literal("HIERARCH ESO INS ID='x'")], [
+        literal("HIERARCH ESO INS ID='x'")]),
+    ([literal("HIERARCH ESO INS  ID = 1")], [eso("INS ID", 2)], [eso("INS ID", 2)]),
+    ([value("INS", 1)], [literal("HIERARCH ESO INS = 1")], [value("INS", 1),
+                                                           literal("HIERARCH ESO INS = 1")]),
+    ([eso("PLATE", 1)], [literal("HIERARCH SDSS PLATE = 1")], [
+        eso("PLATE", 1), literal("HIERARCH SDSS PLATE = 1")]),
+    ([comment("A")], [comment("A"), literal("HISTORY A")], [
+        comment("A"), comment("A"), literal("HISTORY A")]),
+    ([literal("A       =")], [literal("A       = 'x'")], [literal("A       = 'x'")]),
+    # a string goes on in its CONTINUE cards
+    ([literal("A       = 'x&'"), literal("CONTINUE  'y'"), eso("B", 1)], [value("A", "z")], [
+        value("A", "z"), eso("B", 1)]),
+    ([value("A", "z"), eso("B", 1)], [literal("A       = 'x&'"), literal("CONTINUE  'y'")], [
+        literal("A       = 'x&'"), literal("CONTINUE  'y'"), eso("B", 1)]),
 ])
 def test_folds_updates(given: list[Document], updates: list[Document],
                        result: list[Document]) -> None:

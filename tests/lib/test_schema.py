@@ -66,3 +66,58 @@ def test_a_huge_fault_makes_a_short_message() -> None:
 def test_names_unknown_members() -> None:
     document = {"sources": [], "id": "x", "colour": "red", "version": 1}
     assert schema.unknown("startdaqv2", document, ("version",)) == ["colour"]
+
+
+def _told(validator: Any, document: Any) -> list[tuple[str, list[Any]]]:
+    return sorted((fault.message, list(fault.absolute_path))
+                  for fault in validator.iter_errors(document))
+
+
+def _sources(*sources: Any) -> dict[str, Any]:
+    return {"sources": list(sources)}
+
+
+@pytest.mark.parametrize(("name", "document"), [
+    ("job", _sources(FILE, {**FILE, "location": 7})),
+    ("job", _sources({"type": "primarySource"}, {"type": "metadataSource", "rrUri": []})),
+    ("job", _sources({"type": "fitsKeywords", "sourceName": "k", "keywords": [
+        {"type": "esoKeyword", "name": "det id", "value": 1}, {"type": "valueKeyword"},
+        {"type": "commentaryKeyword", "name": "X", "value": "\n"}, {"type": "other"}, {}, 7]})),
+    ("job", _sources({"type": "strange"}, {"sourceName": "x"}, {"type": []}, {"type": None}, 1,
+                     "primarySource", ["type"])),
+    ("job", {**_sources(FILE), "receivers": [{"type": "olasReceiver"}, {"type": 1}, None]}),
+    ("keywords", [{"type": "literalKeyword", "value": ""}, {"value": ""}]),
+    ("startdaqv1", {"keywords": [{"type": "esoKeyword"}]}),
+])
+def test_finds_what_the_general_validator_finds(name: str, document: Any) -> None:
+    import jsonschema
+    from referencing import Registry, Resource
+
+    registry: Any = Registry().with_resources(
+        [(f"daqspool:{n}", Resource.from_contents(schema.load(n))) for n in schema.NAMES])
+    general = jsonschema.Draft202012Validator(schema.load(name), registry=registry)
+    found = _told(schema._validator(name), document)
+    assert found == _told(general, document)
+    assert found
+
+
+def test_a_condition_of_another_kind_is_left_to_the_general_validator() -> None:
+    condition = {"if": {"properties": {"type": {"const": "a"}}, "required": ["type"]},
+                 "then": {"required": ["x"]}}
+    assert schema._type_wanted(condition) == "a"
+    for other in ({"else": False}, {"if": {"properties": {"type": {"const": "a"}}}},
+                  {"if": {"properties": {"type": {"const": 7}}, "required": ["type"]}},
+                  {"if": True}, {"title": "x"}):
+        assert schema._type_wanted({**condition, **other}) is None
+    assert schema._type_wanted(True) is None
+
+
+def test_a_source_is_checked_against_the_definition_of_its_type_only(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    descents = []
+    kind = type(schema._validator("job"))
+    descend = kind.descend
+    monkeypatch.setattr(kind, "descend", lambda *words, **named: (
+        descents.append(1), descend(*words, **named))[1])
+    schema.check("job", _sources(*[FILE] * 100), "it")
+    assert 500 < len(descents) < 1500

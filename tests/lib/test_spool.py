@@ -207,6 +207,22 @@ def test_a_bad_file_that_is_gone_is_not_recorded(on: Spool) -> None:
     assert on.events("j") == []
 
 
+def test_a_history_that_is_followed_is_parsed_once(
+        on: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    on.log("j", "keywords", keywords=[1])
+    on.log("j", "keywords", keywords=[2])
+    assert len(on.events("j")) == 2
+    on.follow_history("j")
+    on.follow_history("j")
+    assert [event["keywords"] for event in on.events("j")] == [[2]]
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "_parse", None)
+        assert len(on.events("j")) == 1, "nothing is parsed again"
+    on.leave_history("j")
+    on.leave_history("j")
+    assert len(on.events("j")) == 2
+
+
 # -- locks -----------------------------------------------------------------------------------------
 
 
@@ -287,3 +303,11 @@ def test_logs_name_the_tool(on: Spool) -> None:
 def test_free_bytes(on: Spool) -> None:
     assert on.free_bytes() > 0
     assert on.free_bytes("result") > 0
+
+
+def test_logs_several_events_or_none(on: Spool) -> None:
+    on.log_all("j", [])
+    assert not os.path.exists(on.log_path("j"))
+    on.log_all("j", [("alert", {"stage": "merge", "id": "a"}), ("fail", {"stage": "merge"})])
+    assert [(event["event"], event["by"]) for event in on.events("j")] == [
+        ("alert", "test"), ("fail", "test")]

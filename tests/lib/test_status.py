@@ -212,3 +212,13 @@ def test_every_substate_has_a_state() -> None:
         assert status.state_of(substate) in ("StateAcquiring", "StateMerging", "StateCompleted")
     assert status.state_of("Aborting", "merge") == "StateMerging"
     assert status.state_of("nonsense") == "StateUndefined"
+
+
+def test_the_hand_over_is_not_collecting(on: Spool) -> None:
+    """daq-ctl holds the lock until its move into collect/ is durable."""
+    drop(on, "collect")
+    for stage, substate in (("acquire", "NotScheduled"), ("collect", "Collecting")):
+        lock = on.lock("j", stage)
+        assert lock is not None
+        assert state(on) == ("StateMerging", substate)
+        os.close(lock)
