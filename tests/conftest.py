@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh
 
 # the tests of lib/ and of a tool's own modules run on the checkout, never on an installed copy
 sys.path[:0] = [str(CHECKOUT / "lib"), *map(str, sorted((CHECKOUT / "tools").glob("daq-*")))]
+
+
+# libzmq 4.3.5 may wait for ever when a context ends, and so would the collector of garbage
+zmq.Context.__del__ = lambda _context: None  # type: ignore[method-assign]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,27 @@ from daqlib import errors, rpc, rpcserver
 
 LOCAL = "zpb.rr://127.0.0.1:0"
 LIB = str(Path(rpc.__file__).parent.parent)
+_kept: list[zmq.Context[Any]] = []
+
+
+def context(kind: type[zmq.Context[Any]] = zmq.Context) -> zmq.Context[Any]:
+    """Return a context that is never ended: libzmq 4.3.5 may wait for ever when one is."""
+    made = kind()
+    _kept.append(made)
+    return made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; only a machine that stands still needs all of that minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "not true within a minute"
+        await asyncio.sleep(0.02)
 
 
 class Service:
+    EXCEPTION = "daqif::DaqException"
+
     def __init__(self) -> None:
         self.calls: list[str] = []
 

@@ -2,192 +2,102 @@
 
 For asyncio daemons; the format is told in :mod:`daqlib.rpc`. Every request has a task of its
 own, so that one that waits delays no other. Nothing here polls: an idle server costs nothing.
+
+Whatever a client sends or fails to read costs a bounded amount: of requests in hand, of bytes in
+them, of replies that it does not take, of connections (see :class:`daqlib.rpcloop.Door`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
+import functools
 import inspect
 import json
-import os
-import socket as sockets
-import stat
-import threading
+import re
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
-import zmq.asyncio
-import zmq.auth.asyncio
 
-from daqlib import cli, errors, rpc, uri
+from daqlib import cli, errors, rpc, rpcloop, strictjson, uri
+from daqlib.rpcbound import Bound, Curve, Publisher
+from daqlib.rpcexchange import FROM_LIMIT, printable
+
+__all__ = ["Curve", "Handled", "Handler", "Publisher", "Server", "Service"]
 
 Handler = Callable[..., Awaitable[Any]]
 #: An object whose coroutine methods named as commands serve them, or command to coroutine function.
+#: Its attribute ``EXCEPTION``, if it has one, names the exception of its interface for a refusal.
 Service = object | Mapping[str, Handler]
 
-_LINGER_MS = 1000  # time for the last replies to leave at the end
+#: Requests in hand, of all clients and of one connection; most of them wait for a state.
+IN_HAND, IN_HAND_OF_ONE = 20_000, 10_000
+#: Bytes of a request that counts as light; the others are read one at a time.
+LIGHT = 16 << 10
+#: Bytes of the heavy requests in hand.
+BYTES_IN_HAND = 32 << 20
 
-# a context that is collected with a socket still open waits for it for ever: one that an
-# exception left behind is kept until the program ends
-_contexts: set[zmq.Context[Any]] = set()
+_QUEUE = 500  # replies that libzmq holds for one client
+_INBOX = 16  # messages that libzmq reads ahead of one client
+_BETWEEN_WORDS_S = 10.0
+_ID_LENGTH, _TEXT_LENGTH = 256, 16_384
+_HEAD = re.compile(rb"""\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*("[\w-]{0,64}"|\d{1,18})""")
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Encryption and authentication of an endpoint, see zmq_curve(7).
+class Handled:
+    """A request that has been answered, for the audit.
 
     Attributes:
-        certificate: our own ``.key_secret`` file.
-        authorized: directory with the ``.key`` files of the clients that are let in; None lets
-            in whoever knows our public key.
+        who: the client: the name of its key or its address, and in parentheses what it says of
+            itself, which nobody has verified.
+        method: such as ``daq.StopDaq``; empty when the request names none.
+        params: as they were given.
+        code: 0, or the exit code of the refusal (:data:`daqlib.errors.CODES`).
+        text: the message of the refusal, else empty.
+        seconds: from the request to its answer.
     """
 
-    certificate: str
-    authorized: str | None = None
+    who: str
+    method: str
+    params: dict[str, Any]
+    code: int
+    text: str
+    seconds: float
 
 
-class _Bound:
-    """A bound socket with its keys."""
+@dataclass(eq=False)
+class _Request:
+    """A request in hand."""
 
-    def __init__(self, endpoint: uri.Endpoint, kind: int, make: type[zmq.Socket[Any]],
-                 curve: Curve | None, insecure: bool) -> None:
-        self._context: zmq.Context[Any] = zmq.Context()
-        _contexts.add(self._context)
-        self._authenticator: zmq.auth.asyncio.AsyncioAuthenticator | None = None
-        self._file: tuple[str, int] | None = None
-        try:
-            self._authenticator = self._secure(endpoint, curve, insecure)
-            self.socket = self._context.socket(kind, socket_class=make)
-            self.socket.maxmsgsize = rpc.MESSAGE_LIMIT
-            if curve and not endpoint.file:
-                public, secret = rpc.secret_certificate(curve.certificate)
-                self.socket.curve_server = True
-                self.socket.curve_publickey = public
-                self.socket.curve_secretkey = secret
-            self.endpoint = _bind(self.socket, endpoint)
-            if endpoint.file:
-                self._file = endpoint.file, os.lstat(endpoint.file).st_ino
-        except BaseException:
-            self.close()
-            raise
+    envelope: list[bytes]
+    body: bytes
+    peer: str
+    descriptor: int
+    begin: float = field(default_factory=time.monotonic)
+    document: rpc.Document = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    identity: int = 0
+    left: bool = False
 
-    def _secure(self, endpoint: uri.Endpoint, curve: Curve | None,
-                insecure: bool) -> zmq.auth.asyncio.AsyncioAuthenticator | None:
-        if not (endpoint.loopback or curve or insecure):
-            raise errors.BadConfig(
-                f"{endpoint} can be reached from other hosts and has no CURVE keys",
-                "bind to 127.0.0.1, give keys, or say insecure: true")
-        if endpoint.file or not curve or curve.authorized is None:
-            return None
-        if not os.path.isdir(curve.authorized):
-            raise errors.BadConfig(f"{curve.authorized} is no directory of clients' keys",
-                                   "make it and put the clients' .key files into it")
-        authenticator = zmq.auth.asyncio.AsyncioAuthenticator(self._context)
-        authenticator.start()
-        authenticator.configure_curve(domain="*", location=curve.authorized)
-        return authenticator
+    @property
+    def is_notification(self) -> bool:
+        """Whether nobody waits for a reply (JSON-RPC 2.0, section 4.1)."""
+        return bool(self.document) and "id" not in self.document
 
-    def close(self) -> None:
-        if self._authenticator:
-            self._authenticator.stop()
-        if self._file:
-            _unlink_own(*self._file)
-        socket = getattr(self, "socket", None)
-        if socket is not None:
-            socket.close(linger=_LINGER_MS)  # what is queued gets a moment to leave
-        if _terminated(self._context):
-            _contexts.discard(self._context)
-
-
-def _terminated(context: zmq.Context[Any]) -> bool:
-    """Wait until the last messages have left; tell whether they have.
-
-    ``term`` has no time limit, and libzmq 4.3.5 waits in it for ever about once in 350 times when
-    peers vanish just before, whatever the linger: a daemon that is told to end must end.
-    """
-    waiter = threading.Thread(target=context.term, daemon=True)
-    waiter.start()
-    waiter.join(2 * _LINGER_MS / 1000)
-    return not waiter.is_alive()
-
-
-def _bind(socket: zmq.Socket[Any], endpoint: uri.Endpoint) -> uri.Endpoint:
-    if endpoint.file:
-        _bind_ipc(socket, endpoint)
-        return endpoint
-    address = f"tcp://{_resolved(endpoint)}:{endpoint.port or '*'}"
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        raise _not_bound(endpoint, error) from error
-    if endpoint.port:
-        return endpoint
-    bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-    return uri.with_port(endpoint, int(bound.rpartition(":")[2]))
-
-
-def _resolved(endpoint: uri.Endpoint) -> str:
-    # ZeroMQ binds to addresses and interfaces, not to names
-    if endpoint.host == "*":
-        return "*"
-    try:
-        return sockets.gethostbyname(endpoint.host)
-    except OSError as error:
-        raise errors.BadConfig(f"{endpoint}: host {endpoint.host} is not known: {error.strerror}",
-                               "give an address of this host") from error
-
-
-def _not_bound(endpoint: uri.Endpoint, error: zmq.ZMQError) -> errors.DaqError:
-    if error.errno == zmq.EADDRINUSE:
-        return errors.Later(f"{endpoint} is in use by another program",
-                            "stop that one or choose another endpoint")
-    if error.errno in (errno.ENODEV, zmq.EADDRNOTAVAIL):
-        return errors.BadConfig(f"{endpoint} is no address of this host", "correct the endpoint")
-    return errors.BadConfig(f"cannot serve at {endpoint}: {error.strerror}",
-                            "choose another endpoint")
-
-
-def _bind_ipc(socket: zmq.Socket[Any], endpoint: uri.Endpoint) -> None:
-    folder = os.path.dirname(endpoint.file)
-    if not os.path.isdir(folder):
-        raise errors.BadConfig(f"{endpoint}: there is no directory {folder}", f"mkdir {folder}")
-    _clear_stale(endpoint)
-    before = os.umask(0o177)  # the socket file is never open to others, not even for a moment
-    try:
-        socket.bind(endpoint.address)
-        os.chmod(endpoint.file, 0o600)
-    except zmq.ZMQError as error:
-        raise _not_bound(endpoint, error) from error
-    finally:
-        os.umask(before)
-
-
-def _unlink_own(file: str, inode: int) -> None:
-    # a successor may have taken the name already
-    with contextlib.suppress(FileNotFoundError):
-        if os.lstat(file).st_ino == inode:
-            os.unlink(file)
-
-
-def _clear_stale(endpoint: uri.Endpoint) -> None:
-    # ZeroMQ would unlink whatever has this name, also the socket of a living server
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(endpoint.file).st_mode):
-            raise errors.BadConfig(f"{endpoint.file} exists and is no socket",
-                                   "choose another name for the socket")
-        with sockets.socket(sockets.AF_UNIX) as probe:
-            try:
-                probe.connect(endpoint.file)
-            except ConnectionRefusedError:
-                os.unlink(endpoint.file)
-                return
-        raise errors.Later(f"{endpoint} is in use by another program",
-                           "stop that one or choose another endpoint")
+    def handled(self, error: errors.DaqError | None) -> Handled:
+        """Return what became of it."""
+        method, params = self.document.get("method"), self.document.get("params")
+        said = self.document.get("from")
+        said = f" ({printable(said, FROM_LIMIT)})" if isinstance(said, str) and said else ""
+        return Handled(
+            f"{self.peer}{said}", printable(method, 100) if isinstance(method, str) else "",
+            params if isinstance(params, dict) else {}, error.code if error else errors.OK,
+            _cut(error.message) if error else "", time.monotonic() - self.begin)
 
 
 class Server:
@@ -199,6 +109,8 @@ class Server:
         curve: keys; without them only this host can be served.
         insecure: serve other hosts without keys all the same.
         log: takes the lines about unexpected exceptions.
+        audit: called after each request.
+        waits: commands that change nothing and are given up when their client has gone away.
 
     Raises:
         errors.BadConfig: the endpoint cannot or must not be bound.
@@ -207,7 +119,9 @@ class Server:
 
     def __init__(self, endpoint: str, services: Mapping[str, Service] | None = None, *,
                  curve: Curve | None = None, insecure: bool = False,
-                 log: Callable[[str], None] = cli.warn) -> None:
+                 log: Callable[[str], None] = cli.warn,
+                 audit: Callable[[Handled], None] | None = None,
+                 waits: Collection[str] = ("AwaitDaqState", "RecWait")) -> None:
         self._wanted = uri.parse(endpoint, bind=True)
         if self._wanted.scheme == "zpb.ps":
             raise errors.BadConfig(f"{endpoint} is no endpoint for requests",
@@ -215,11 +129,18 @@ class Server:
         self._services: dict[str, Service] = dict(services or {})
         self._known = set(self._services)
         self._curve, self._insecure, self._log = curve, insecure, log
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._audit, self._waits = audit, waits
+        self._requests: set[_Request] = set()
+        self._of_peer: Counter[bytes] = Counter()
+        self._waiting: dict[int, set[_Request]] = {}  # by descriptor
+        self._heavy: deque[_Request] = deque()
+        self._bytes = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._next_word = 0.0
+        self._outbox = rpcloop.Outbox()
         self._closing = False
-        self._bound: _Bound | None = None
-        self._socket: zmq.asyncio.Socket
-        self._receiver: asyncio.Task[None] | None = None
+        self._bound: Bound | None = None
+        self._tap: rpcloop.Tap | None = None
 
     @property
     def endpoint(self) -> uri.Endpoint:
@@ -243,11 +164,11 @@ class Server:
             errors.BadConfig: the endpoint cannot or must not be bound.
             errors.Later: another program serves there.
         """
-        self._bound = _Bound(self._wanted, zmq.ROUTER, zmq.asyncio.Socket, self._curve,
-                             self._insecure)
-        assert isinstance(self._bound.socket, zmq.asyncio.Socket)
-        self._socket = self._bound.socket
-        self._receiver = asyncio.create_task(self._receive())
+        self._loop = asyncio.get_running_loop()
+        self._bound = Bound(self._wanted, zmq.ROUTER, self._curve, insecure=self._insecure,
+                            say=self._log, setup=_set_up, left=self._left)
+        self._tap = rpcloop.Tap(self._bound.socket, self._take)
+        self._outbox.open(self._bound.socket, self._tap)
         return self.endpoint
 
     async def close(self) -> None:
@@ -257,13 +178,18 @@ class Server:
         program's main coroutine waits for.
         """
         self._closing = True
-        if self._receiver:
-            self._receiver.cancel()
-            await asyncio.gather(self._receiver, return_exceptions=True)
-        others = self._tasks - {asyncio.current_task()}
+        if self._tap:
+            self._tap.close()
+        tasks = {request.task for request in self._requests if request.task}
+        self._heavy.clear()
+        others = tasks - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for request in self._requests:  # those whose task had not begun yet
+            if request.task in others or not request.task:
+                self._refuse(request.envelope, self._interrupted(request), _id_of(request.body))
+        self._outbox.close()
         if self._bound:
             self._bound.close()
 
@@ -274,36 +200,136 @@ class Server:
     async def __aexit__(self, *_exception: object) -> None:
         await self.close()
 
-    async def _receive(self) -> None:
-        while True:
-            frames = await self._socket.recv_multipart()
-            task = asyncio.create_task(self._answer(frames[:-1], frames[-1]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    # -- a request comes and goes --------------------------------------------------------------
 
-    async def _answer(self, envelope: list[bytes], body: bytes) -> None:
-        request: rpc.Document = {}
+    def _take(self, frames: rpcloop.Frames) -> None:
+        envelope, last = [frame.bytes for frame in frames[:-1]], frames[-1]
+        if len(frames) > rpcloop.FRAME_LIMIT or sum(map(len, envelope)) > _TEXT_LENGTH:
+            self._refuse(envelope[:1], _refused(rpc.INVALID_REQUEST, "rpc::InvalidRequest",
+                                                "the request is not one frame"))
+            return
+        body = last.bytes
+        heavy = len(body) > LIGHT
+        if (len(self._requests) >= IN_HAND or self._of_peer[envelope[0]] >= IN_HAND_OF_ONE
+                or (heavy and self._bytes + len(body) > BYTES_IN_HAND)):
+            self._turn_away(envelope, body)
+            return
+        request = _Request(envelope, body, _peer(last), _descriptor(last))
+        if self._bound and self._bound.door is not None:
+            self._bound.door.greet(request.descriptor)
+        self._requests.add(request)
+        self._of_peer[envelope[0]] += 1
+        if heavy:
+            self._bytes += len(body)
+            self._heavy.append(request)
+            if len(self._heavy) == 1:
+                self._loop.call_soon(self._lift)
+        else:
+            self._begin(request)
+
+    def _lift(self) -> None:
+        """Begin the next heavy request: reading one takes long enough to look around after it."""
+        if self._heavy:
+            self._begin(self._heavy.popleft())
+        if self._heavy and not self._closing:
+            self._loop.call_soon(self._lift)
+
+    def _begin(self, request: _Request) -> None:
+        request.task = asyncio.create_task(self._serve(request))
+
+    def _turn_away(self, envelope: list[bytes], body: bytes) -> None:
+        now = time.monotonic()
+        if now > self._next_word:  # a flood shall not become one of words
+            self._next_word = now + _BETWEEN_WORDS_S
+            self._log(f"{self.endpoint} is busy: {len(self._requests)} requests with "
+                      f"{self._bytes} bytes are in hand, others are refused")
+        self._refuse(envelope, rpc.RemoteError(
+            "the server is busy: too many requests are in hand", exception="rpc::Busy",
+            code=errors.Later.code, remedy="try again later"), _id_of(body))
+
+    async def _serve(self, request: _Request) -> None:
+        error: errors.DaqError | None = None
         try:
-            request = _decoded(body)
+            request.document = _decoded(request.body)
             reply: rpc.Document = {"result": await self._run(request)}
         except asyncio.CancelledError:
-            reply = _error(rpc.RemoteError(
-                "the service is shutting down", exception="rpc::ShuttingDown",
-                code=errors.Unavailable.code) if self._closing else _unexpected("CancelledError"))
-        except errors.DaqError as error:
-            reply = _error(error)
-        except Exception as error:
-            for line in traceback.format_exc().splitlines():
-                self._log(line)
-            reply = _error(_unexpected(type(error).__name__))
-        if request and "id" not in request:
-            return  # a notification: JSON-RPC 2.0, section 4.1
-        with contextlib.suppress(zmq.ZMQError):  # the client went away
-            await self._socket.send_multipart(
-                [*envelope, _encoded({"jsonrpc": "2.0", "id": request.get("id"), **reply})])
+            error = self._interrupted(request)
+        except errors.DaqError as refusal:
+            error = refusal
+        except Exception as unexpected:
+            error = self._unexpected(unexpected)
+        self._forget(request)
+        if error is not None:
+            reply = _error(error, self._exception_of(request))
+        if not (request.is_notification or request.left):
+            data = self._encoded(request.document.get("id"), reply)
+            self._outbox.send([*request.envelope, data])
+        self._tell(request.handled(error))
 
-    async def _run(self, request: rpc.Document) -> Any:
-        method, params = request.get("method"), request.get("params", {})
+    def _exception_of(self, request: _Request) -> str:
+        """Return the exception that the interface asked for has for a refusal."""
+        path = str(request.document.get("method")).rpartition(".")[0]
+        return str(getattr(self._services.get(path), "EXCEPTION", "daqif::RuntimeError"))
+
+    def _forget(self, request: _Request) -> None:
+        self._requests.discard(request)
+        if len(request.body) > LIGHT:
+            self._bytes -= len(request.body)
+        peer = request.envelope[0]
+        self._of_peer[peer] -= 1
+        if not self._of_peer[peer]:
+            del self._of_peer[peer]
+        waiting = self._waiting.get(request.descriptor)
+        if waiting is not None:
+            waiting.discard(request)
+            if not waiting:
+                del self._waiting[request.descriptor]
+
+    def _tell(self, handled: Handled) -> None:
+        if self._audit:
+            try:
+                self._audit(handled)
+            except Exception:  # a log that fails must not stop what it tells of
+                self._explain()
+
+    def _refuse(self, envelope: list[bytes], error: rpc.RemoteError,
+                request_id: object = None) -> None:
+        self._outbox.send([*envelope, self._encoded(request_id, _error(error))])
+
+    def _interrupted(self, request: _Request) -> rpc.RemoteError:
+        if request.left:
+            return rpc.RemoteError("the client went away", exception="rpc::ClientGone",
+                                   code=errors.Unavailable.code)
+        if self._closing:
+            return rpc.RemoteError("the service is shutting down", exception="rpc::ShuttingDown",
+                                   code=errors.Unavailable.code)
+        return _internal("CancelledError")
+
+    def _unexpected(self, error: Exception) -> errors.DaqError:
+        if isinstance(error, OSError) and error.errno:  # no space, no permission
+            told = cli.from_os_error(error)
+            self._log(str(told))
+            return told
+        self._explain()
+        return _internal(type(error).__name__)
+
+    def _explain(self) -> None:
+        for line in traceback.format_exc().splitlines():
+            self._log(line)
+
+    def _encoded(self, request_id: object, reply: rpc.Document) -> bytes:
+        try:
+            return rpc.encode({"jsonrpc": "2.0", "id": request_id, **reply})
+        except errors.BadData as error:
+            self._log(str(error))
+            return rpc.encode({"jsonrpc": "2.0", "id": request_id,
+                               **_error(_internal(str(error)))})
+
+    # -- what it asks for ------------------------------------------------------------------------
+
+    async def _run(self, request: _Request) -> Any:
+        method = request.document.get("method")
+        params = request.document.get("params", {})
         if not isinstance(method, str):
             raise _refused(rpc.INVALID_REQUEST, "rpc::InvalidRequest",
                            "the request names no method")
@@ -312,10 +338,12 @@ class Server:
             raise _refused(rpc.INVALID_PARAMS, "rpc::InvalidParams",
                            f"{method}: parameters go by name, in an object")
         try:
-            inspect.signature(handler).bind(**params)
+            _signature(handler).bind(**params)
         except TypeError as error:
             raise _refused(rpc.INVALID_PARAMS, "rpc::InvalidParams",
                            f"{method}: {error}") from error
+        if method.rpartition(".")[2] in self._waits:
+            self._may_leave(request)
         return await handler(**params)
 
     def _handler(self, method: str) -> Handler:
@@ -331,89 +359,104 @@ class Server:
             handler = getattr(service, command, None) if command[:1].isupper() else None
         if handler is None or not callable(handler):
             raise _refused(rpc.METHOD_NOT_FOUND, "rpc::MethodNotFound",
-                           f"{method} is not known at {self.endpoint}", errors.Unavailable.code)
+                           f"{method[:100]} is not known at {self.endpoint}",
+                           errors.Unavailable.code)
         found: Handler = handler
         return found
+
+    # -- clients that go away ------------------------------------------------------------------
+
+    def _may_leave(self, request: _Request) -> None:
+        request.identity = rpcloop.identity(request.descriptor)
+        self._waiting.setdefault(request.descriptor, set()).add(request)
+
+    def _left(self, descriptor: int) -> None:
+        """Give up what waits for a client that closed its connection."""
+        now = rpcloop.identity(descriptor)  # may be the next client's already
+        for request in self._waiting.get(descriptor, ()):
+            if request.identity != now and request.task:
+                request.left = True
+                request.task.cancel()
+
+
+def _set_up(socket: zmq.Socket[Any]) -> None:
+    socket.router_mandatory = 1  # tells when a client's queue is full
+    socket.sndhwm = _QUEUE
+    socket.rcvhwm = _INBOX
+
+
+@functools.lru_cache(256)
+def _signature(handler: Handler) -> inspect.Signature:
+    return inspect.signature(handler)
+
+
+def _peer(frame: zmq.Frame) -> str:
+    """Return who sent a frame: the name of its key, its address, or nothing better."""
+    for name in ("User-Id", "Peer-Address"):
+        try:
+            found = frame.get(name)
+        except zmq.ZMQError:
+            continue
+        if found:
+            return printable(str(found), FROM_LIMIT)
+    return "local"
+
+
+def _descriptor(frame: zmq.Frame) -> int:
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
 def _decoded(body: bytes) -> rpc.Document:
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        request = strictjson.loads(body)
+    except ValueError as error:
         raise _refused(rpc.PARSE_ERROR, "rpc::ParseError",
                        f"the request is not JSON: {error}") from error
     if not isinstance(request, dict) or not request:
         raise _refused(rpc.INVALID_REQUEST, "rpc::InvalidRequest",
                        "the request is not one JSON-RPC object")
+    if not _is_id(request.get("id")):
+        raise _refused(rpc.INVALID_REQUEST, "rpc::InvalidRequest",
+                       f"the id is no number and no text of up to {_ID_LENGTH} characters")
     return request
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _ID_LENGTH
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _id_of(body: bytes) -> object:
+    """Return the id of a request that is not read; None if it is not where clients write it."""
+    match = _HEAD.match(body[:_TEXT_LENGTH])
+    return json.loads(match[1]) if match else None
 
 
 def _refused(rpc_code: int, exception: str, message: str, code: int = 65) -> rpc.RemoteError:
     return rpc.RemoteError(message, exception=exception, rpc_code=rpc_code, code=code)
 
 
-def _unexpected(name: str) -> rpc.RemoteError:
+def _internal(name: str) -> rpc.RemoteError:
     return _refused(rpc.INTERNAL_ERROR, "rpc::InternalError", f"internal error: {name}",
                     errors.Bug.code)
 
 
-def _error(error: errors.DaqError) -> rpc.Document:
-    default = "daqif::DaqException" if error.job else "daqif::RuntimeError"
+def _error(error: errors.DaqError, default: str = "daqif::RuntimeError") -> rpc.Document:
     exception = getattr(error, "exception", "") or default
+    message = _cut(error.message)
     return {"error": {
         "code": getattr(error, "rpc_code", rpc.REFUSED),
-        "message": error.message,
-        "data": {"exception": exception, "id": error.job, "message": error.message,
-                 "code": error.code, "remedy": error.remedy},
+        "message": message,
+        "data": {"exception": exception, "id": _cut(str(error.job)), "message": message,
+                 "code": error.code, "remedy": _cut(error.remedy)},
     }}
 
 
-def _encoded(reply: rpc.Document) -> bytes:
-    try:
-        return rpc.encode(reply)
-    except errors.BadData as error:
-        return rpc.encode({"jsonrpc": "2.0", "id": reply["id"], **_error(_unexpected(str(error)))})
-
-
-class Publisher:
-    """A PUB socket; sending never waits, a subscriber that is too slow misses samples.
-
-    Args:
-        endpoint: URI to bind; port 0 takes a free one, told by :attr:`endpoint`.
-        curve: keys; without them only this host can be served. They need a running loop.
-        insecure: serve other hosts without keys all the same.
-
-    Raises:
-        errors.BadConfig: the endpoint cannot or must not be bound.
-        errors.Later: another program serves there.
-    """
-
-    def __init__(self, endpoint: str, *, curve: Curve | None = None,
-                 insecure: bool = False) -> None:
-        wanted = uri.parse(endpoint, bind=True)
-        if wanted.scheme == "zpb.rr":
-            raise errors.BadConfig(f"{endpoint} is no endpoint for topics",
-                                   "give a zpb.ps:// endpoint")
-        self._bound = _Bound(wanted, zmq.PUB, zmq.Socket, curve, insecure)
-
-    @property
-    def endpoint(self) -> uri.Endpoint:
-        """The endpoint served, with the real port."""
-        return self._bound.endpoint
-
-    def publish(self, topic: str, document: object) -> None:
-        """Publish one sample.
-
-        Args:
-            topic: such as ``/daq/status``.
-            document: what JSON can hold.
-
-        Raises:
-            errors.BadData: the document cannot be written as JSON.
-        """
-        with contextlib.suppress(zmq.Again):
-            self._bound.socket.send_multipart([topic.encode(), rpc.encode(document)], zmq.NOBLOCK)
-
-    def close(self) -> None:
-        """Stop; samples on their way get a moment to leave."""
-        self._bound.close()
+def _cut(text: str) -> str:
+    """Return a text of ours, which may quote what was sent, so that it can be sent back."""
+    short = text if len(text) <= _TEXT_LENGTH else f"{text[:_TEXT_LENGTH]}..."
+    return short.encode(errors="backslashreplace").decode()

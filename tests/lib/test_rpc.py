@@ -13,8 +13,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from daqlib import errors, rpc, rpcserver
-from rpc_peers import Service, in_process, raw, refused, serving
+from daqlib import errors, rpc, rpcexchange, rpcserver
+from rpc_peers import Service, context, in_process, raw, refused, serving
 
 
 @pytest.mark.parametrize("value", [None, True, 7, 1.5, "Ärger ☃\n", [1, [2]], {"a": {"b": []}}, ""])
@@ -160,7 +160,7 @@ def test_nobody_there() -> None:
 
 def test_the_wait_for_a_dead_endpoint_is_shorter_than_that_for_a_reply(
         monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rpc, "CONNECT_S", 0.2)
+    monkeypatch.setattr(rpcexchange, "CONNECT_S", 0.2)
     begin = time.monotonic()
     with pytest.raises(rpc.Unreachable):
         rpc.call(f"ipc://{tmp_path}/none.sock/daq", "Echo", timeout_s=30)
@@ -231,7 +231,7 @@ def test_a_poor_error_reply_is_still_an_error(error: Any) -> None:
 
 def _call_router(answers: Callable[[rpc.Document], list[bytes]]) -> Any:
     """Call a server that answers what it is told."""
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+    with context().socket(zmq.ROUTER) as router:
         port = router.bind_to_random_port("tcp://127.0.0.1")
 
         def serve() -> None:
