@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from daq_merge import cards, keywords
-from daqlib import errors
+from daqlib import cardvalue, errors
 from daqlib.fitsfile import CARD
 
 
@@ -241,3 +241,62 @@ def test_long_commentary_goes_over_several_cards():
     found = keywords.from_json(
         [{"type": "commentaryKeyword", "name": "COMMENT", "value": "x" * 100}], "t", quiet)
     assert [len(k.cards[0].rstrip()) for k in found] == [80, 8 + 28]
+
+
+@pytest.mark.parametrize(("layout", "value", "card"), [
+    ("%.3f", 1.23456, b"A       =                1.235"),
+    ("%.0f", 2000, b"A       =                2000."),
+    ("%.2e", -1.5e-7, b"A       =            -1.50E-07"),
+    ("%04d", 7, b"A       =                 0007"),
+    ("%d", 7.0, b"A       =                    7"),
+    ("%c", True, b"A       =                    T"),
+    ("%.5s", "it's", b"A       = 'it''s   '"),
+])
+def test_a_keyword_is_written_in_its_format(layout, value, card):
+    items = [{"type": "valueKeyword", "name": "A", "value": value, "format": layout}]
+    (found,) = keywords.from_json(items, "source t", quiet)
+    assert found.cards[0].rstrip() == card
+    (found,) = keywords.from_json([{**items[0], "type": "esoKeyword"}], "source t", quiet)
+    assert found.cards[0].split(b"=")[1].strip() == card[10:].strip()
+
+
+@pytest.mark.parametrize(("layout", "value", "rule"), [
+    ("%g", 1.0, "use %f or %e"), ("%q", 1.0, "no conversion"), ("", 1.0, ""), ("5", 1, "no conv"),
+    ("%.3f", "x", "format %.3f is not %s"), ("%s", 1, "not a number's"), ("%d", True, "not %c"),
+    ("%c", "T", "not %s"), ("%d", 1.5, "whole number"), ("%u", -1, "no negative"),
+    ("%.2s", "abc", "allows 2"), ("%.3f", 1e300, "do not fit"), ("%.99f", 1.0, "do not fit"),
+    ("%f", float("nan"), "no NaN"), ("%d", float("nan"), "whole number"), ("%d", 2**64, "64 bits"),
+    ("%.1f", 2**53 + 1, "loses digits"), ("%*d", 1, "no conversion"), ("%n", 1, "no conversion"),
+    ("%.3f", None, "a value is a string"), (5, 1.0, "format is not"),
+])
+def test_a_value_that_does_not_survive_its_format_is_refused(layout, value, rule):
+    item = {"type": "valueKeyword", "name": "AKEY", "value": value, "format": layout}
+    if not rule:
+        assert keywords.from_json([item], "source t", quiet)
+        return
+    with pytest.raises(errors.BadData) as caught:
+        keywords.from_json([item], "source t", quiet)
+    assert rule in str(caught.value)
+    assert "AKEY" in str(caught.value)
+
+
+def test_every_real_survives_a_format_with_digits_enough():
+    source = random.Random(5)
+    for _ in range(300):
+        value = random_float(source)
+        keyword = cards.make("eso", "X", value, "", "t", quiet, "%.16e")
+        assert parse(keyword)[0] == value
+
+
+def test_an_eso_name_is_written_without_its_prefix():
+    with pytest.raises(errors.BadData, match="written without HIERARCH ESO"):
+        made("eso", "HIERARCH ESO INS ID", 1)
+
+
+@pytest.mark.parametrize(("written", "value"), [
+    ("T", True), ("F", False), ("5", 5), ("-05", -5), ("5.", 5.0), (".5", 0.5), ("1D3", 1000.0),
+    ("1.5e-3", 0.0015), ("'it''s '", "it's"), ("''", ""), ("", None), ("(1, 2.5)", 1 + 2.5j)])
+def test_values_are_read_as_what_they_are(written, value):
+    found = cardvalue.read(written, "x")
+    assert found == value
+    assert type(found) is type(value)

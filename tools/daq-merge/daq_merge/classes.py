@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 
 from daq_merge.cards import Keyword
+from daqlib import cardname
 
 #: Written by the merger; what sources say about them is overwritten (ESO-396401 section 8.3).
 RESERVED = ("ORIGFILE", "ARCFILE", "DATE", "CHECKSUM", "DATASUM")
-
-_STRUCTURAL = re.compile(
-    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|BLOCKED|GROUPS|PCOUNT|GCOUNT|TFIELDS|THEAP|END"
-    r"|(TFORM|TTYPE|TBCOL)\d+|TFORM")
 
 # they say what the numbers of the primary array mean: from another file they would falsify it
 _BOUND = re.compile(r"BSCALE|BZERO|BLANK|(PTYPE|PSCAL|PZERO)\d+")
@@ -52,7 +49,7 @@ def is_structural(keyword: Keyword) -> bool:
         return False
     if keyword.name == "COMMENT":
         return keyword.cards[0][8:].strip().startswith(_BOILERPLATE)
-    return _STRUCTURAL.fullmatch(keyword.name) is not None
+    return cardname.is_structural(keyword.kind, keyword.name)
 
 
 def is_reserved(keyword: Keyword) -> bool:

@@ -7,17 +7,14 @@ sources, ESO keywords are sorted by category and name (DICD section 3.1.1.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from daq_merge import cards, classes, rules
-from daq_merge.cards import Keyword, Kind, Warn
-from daqlib import errors
+from daq_merge.cards import Keyword, Warn
+from daqlib import cardlayout
 
 CATEGORIES = ("DPR", "OBS", "TPL", "GEN", "TEL", "ADA", "INS", "DET")
-
-_KINDS: dict[str, Kind] = {"valueKeyword": "value", "esoKeyword": "eso"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +40,9 @@ def from_json(items: list[dict[str, Any]], where: str, warn: Warn) -> list[Keywo
     Raises:
         errors.BadData: a keyword that cannot be represented, or that would change the structure.
     """
-    lines = [card for item in items for card in _item(item, where, warn)]
+    lines = [card for item in items for card in cardlayout.of_json(item, where, warn)]
     found = cards.read(lines)
     for keyword in found:
-        if classes.is_structural(keyword) and keyword.name != "COMMENT":
-            raise errors.BadData(
-                f"{where}: keyword {keyword.label}: it describes the structure of the file",
-                "leave it out")
         if classes.is_reserved(keyword):
             warn(f"{where}: keyword {keyword.label} is written by the merger; the given value is "
                  "not used")
@@ -57,25 +50,6 @@ def from_json(items: list[dict[str, Any]], where: str, warn: Warn) -> list[Keywo
             warn(f"{where}: keyword {keyword.label} is not used: only the merge target says what "
                  "the numbers of the primary array mean")
     return found
-
-
-def _item(item: dict[str, Any], where: str, warn: Warn) -> Iterable[bytes]:
-    variant, name, value = item.get("type"), item.get("name", ""), item.get("value")
-    if variant in _KINDS:
-        comment = item.get("comment", "")
-        if not isinstance(name, str) or not isinstance(comment, str):
-            raise errors.BadData(f"{where}: keyword {name!r}: name and comment are not both text",
-                                 "correct the keyword")
-        return cards.make(_KINDS[variant], name, value, comment, where, warn).cards
-    if not isinstance(value, str) or not isinstance(name, str):
-        raise errors.BadData(f"{where}: {variant} {name!r}: its value is not text",
-                             "correct the keyword")
-    if variant == "literalKeyword":
-        return [cards.literal(value, where)]
-    if variant == "commentaryKeyword":
-        return [card for made in cards.commentary(name, value, where) for card in made.cards]
-    raise errors.BadData(f"{where}: type {variant!r} is no kind of keyword",
-                         "use valueKeyword, esoKeyword or literalKeyword")
 
 
 def mergeable(found: list[Keyword], source: dict[str, Any], where: str, default: str, warn: Warn
