@@ -15,6 +15,7 @@ import pytest
 from daqlib import rpc
 from harness import Daq, free_port, make_fits, wait_until
 from live import LIFE, Live, Simulator
+from rpc_peers import context
 
 pytestmark = [pytest.mark.installed, pytest.mark.xdist_group("daq-ctl")]
 
@@ -59,7 +60,8 @@ def test_the_states_of_the_application(daq: Daq) -> None:
     live.ctl("std.setloglevel", "daq.ocm", "DEBUG").ok()
     assert live.ctl("std.getversion").line().startswith('"')
     assert live.ctl("std.exit").line() == '"OK"'
-    assert daq.processes[0].wait(10).ok().err.count("\n") == 1
+    said = daq.processes[0].wait(10).ok().err.splitlines()
+    assert [line for line in said if line.startswith("daq-ctl: serving at")]
     live.ctl("--timeout", "0.5", "std.getstate").fails(69, "nobody answers")
 
 
@@ -194,7 +196,11 @@ def test_status_beside_a_command(live: Live, fcf: Simulator) -> None:
     job = live.begin(fcf)
     with live.daq.start("daq-ctl", "daq.awaitstate", job, "StateAcquiring", "Stopped", "20",
                         "--status") as waiting:
-        time.sleep(0.7)
+        def heard() -> bool:  # a subscription takes a moment to arrive
+            live.call("AbortDaq", id=live.begin(fcf))
+            return "substate=Aborted" in waiting.err
+        wait_until(heard)
+        live.daemon.wait_for(rf"{job}: \d+ wait")
         live.call("StopDaq", id=job)
         ended = waiting.wait(10).ok()
     assert ended.line().startswith(f"daq: id={job}, ") and "substate=Stopped" in ended.out
@@ -288,15 +294,16 @@ def clients(live: Live, count: int) -> Iterator[list[Any]]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
-    context = zmq.Context()
-    context.max_sockets = 2 * count
+    home = context()
+    home.max_sockets = 2 * count
+    made = [home.socket(zmq.DEALER) for _ in range(count)]
     try:
-        made = [context.socket(zmq.DEALER) for _ in range(count)]
         for client in made:
             client.connect(live.requests.replace("zpb.rr", "tcp"))
         yield made
     finally:
-        context.destroy(linger=0)
+        for client in made:
+            client.close(linger=0)
 
 
 def cpu_seconds(pid: int) -> float:

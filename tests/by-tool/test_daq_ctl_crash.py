@@ -102,6 +102,8 @@ def test_a_death_with_an_id_and_no_job(live: Live, fcf: Simulator) -> None:
     armed(live, "submit.reserved")
     begin_and_die(live, fcf, id="reserved")
     live.serve()
+    with pytest.raises(rpc.RemoteError, match="no DAQ has the id"):
+        live.status("reserved")  # it will never begin by itself
     assert live.begin(fcf, id="reserved") == "reserved"  # the same request takes it over
     assert fcf.calls("StartDaq", "reserved") == 1
 
@@ -196,6 +198,36 @@ def test_a_source_that_is_gone_after_the_restart(live: Live, fcf: Simulator) -> 
     assert source.calls("StartDaq", job) == 1
 
 
+@pytest.mark.parametrize("place", ["hold", "failed", "collect"])
+def test_an_abort_ends_the_sources_of_a_job_that_was_moved_away(live: Live, dcs: Simulator,
+                                                                place: str) -> None:
+    job = live.begin(dcs)
+    live.daemon.kill()
+    path = live.daq.spool / "acquire" / f"{job}.json"
+    path.rename(live.daq.spool / place / path.name)
+    if place != "collect":
+        live.ctl("daq.abort", job).fails(69, "may record still: dcs", "let daq-ctl run")
+    live.serve()
+    assert dcs.ask("RecStatus", id=job)["status"] == "Active"
+    assert live.call("AbortDaq", id=job) == {"id": job, "error": False}
+    assert dcs.ask("RecStatus", id=job)["status"] == "Aborted"
+    assert live.status(job)["substate"] == "Aborted" and job in live.daq.tree()["done"]
+
+
+def test_a_job_that_was_moved_away_and_cannot_be_read(live: Live, dcs: Simulator) -> None:
+    job = live.begin(dcs)
+    live.daemon.kill()
+    (live.daq.spool / "acquire" / f"{job}.json").unlink()
+    path = live.daq.spool / "hold" / f"{job}.json"
+    path.write_text("{}")
+    live.serve()
+    with pytest.raises(rpc.RemoteError, match="sources"):
+        live.call("AbortDaq", id=job)
+    assert live.call("ForceAbortDaq", id=job) == {"id": job, "error": True}
+    assert live.status(job)["substate"] == "Aborted"
+    dcs.ask("RecAbort")  # by hand: nobody knows any more where it was
+
+
 def test_an_alert_of_the_life_before_goes_by_itself(live: Live) -> None:
     source = live.sim("recif", "mute")
     job = live.begin(source)
@@ -252,12 +284,116 @@ def test_stale_acquisitions_are_given_up_only_when_nobody_answers(live: Live, fc
     live.call("StopDaq", id=kept)
 
 
+def test_jobs_that_nobody_merges_are_given_up_at_the_start(daq: Daq) -> None:
+    live = Live(daq)
+    path = str(make_fits(daq.folder / "old.fits"))
+    old = clock.iso(time.time() - 49 * 3600.0) + "Z"
+
+    def drop(stage: str, job: str, **members: Any) -> None:
+        sources = [{"type": "fitsFile", "sourceName": "a", "location": path}]
+        daq.drop(stage, job, {"sources": sources, "created": old, **members})
+
+    for stage in ("collect", "merge", "release", "hold", "failed"):
+        drop(stage, f"old-{stage}")
+    (daq.spool / "release" / ".pause").touch()
+    with daq.start("daq-watch"):  # somebody merges: nothing is stale
+        (daq.spool / "collect" / ".pause").touch()
+        wait_until(lambda: "old-merge" not in daq.tree().get("merge", []))
+        drop("collect", "watched")
+        live.serve()
+        live.daemon.stop()
+        assert "watched" in daq.tree()["collect"]
+    (daq.spool / "collect" / ".pause").unlink()
+    drop("merge", "old-again")
+    drop("merge", "young", created=clock.iso(time.time()) + "Z")
+    drop("merge", "torn")
+    (daq.spool / "merge" / "torn.json").write_text("{")
+    live.serve()
+    wait_until(lambda: {"watched", "old-again"} <= set(daq.tree()["failed"]))
+    tree = daq.tree()
+    assert tree["release"] == ["old-release"] and tree["hold"] == ["old-hold"]
+    assert {"young", "torn"}.isdisjoint(tree["failed"])
+    assert "daq-watch" in live.alerts("watched")["stale"]
+    assert "mv failed/watched.json collect/" in live.alerts("watched")["failed"]
+    (daq.spool / "failed" / "watched.json").rename(daq.spool / "collect" / "watched.json")
+    live.crash()  # once given up and brought back it is not given up again
+    wait_until(lambda: live.status("watched")["substate"] == "NotScheduled")
+    time.sleep(0.5)
+    assert daq.tree()["collect"] == ["watched"]
+    for tool in ("daq-collect", "daq-merge", "daq-release"):
+        daq.run(tool, "--job", "watched").ok()
+    assert live.status("watched")["substate"] == "Completed" and not live.alerts("watched")
+
+
+@pytest.mark.parametrize("point", [
+    "acquire.starting:1", "acquire.starting:2", "acquire.started", "acquire.sealed",
+    "acquire.aborted"])
+def test_a_death_between_two_steps(live: Live, dcs: Simulator, fcf: Simulator, point: str) -> None:
+    job = point.replace(":", "-")
+    armed(live, point)
+    with pytest.raises(errors.Unavailable):
+        live.begin(dcs, fcf, id=job, limit=10)
+        live.call("AbortDaq" if point == "acquire.aborted" else "StopDaq", id=job)
+    live.daemon.wait(10).died(9)
+    live.serve()
+    told = {"acquire.started": "Acquiring", "acquire.sealed": "NotScheduled",
+            "acquire.aborted": "Aborted"}.get(point)
+    if told:
+        live.until(job, told)
+        assert dcs.calls("RecStart", job) == fcf.calls("StartDaq", job) == 1
+    else:
+        wait_until(lambda: job in live.daq.tree().get("failed", []))
+        assert "ended while the sources were being started" in live.alerts(job)["failed"]
+        assert fcf.calls("StartDaq", job) == (1 if point.endswith("2") else 0)
+        assert dcs.calls("RecStart", job) == 0
+    if point == "acquire.sealed":
+        assert live.daq.events(job).count("sealed") == 1 and live.product(job).exists()
+
+
 def test_waiting_survives_nothing_but_is_told_so(live: Live, fcf: Simulator) -> None:
     job = live.begin(fcf)
     waiting = live.daq.spawn("daq-ctl", "daq.awaitstate", job, "StateMerging", "", "30")
     time.sleep(0.7)
     live.crash()
     waiting.wait(10).fails(69, "closed the connection")
+
+
+# -- a full disk ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_every_append(daq: Daq) -> None:
+    live = Live(daq)
+    dcs, fcf = live.sim("recif", "dcs"), live.sim("metadaqif", "fcf", "--sessions", 9)
+    told = []
+    for number in range(1, 8):
+        job, done = f"full-{number}", []
+        live.serve(env={"DAQ_FAULT": f"append.begin=ENOSPC:{number}"})
+        try:
+            done.append(live.begin(dcs, fcf, id=job))
+            done.append(live.call("StopDaq", id=job))
+        except rpc.RemoteError as error:
+            assert "No space left" in error.message
+        told.append(len(done))
+        if not done:
+            assert dcs.calls("RecStart", job) == 0 or (
+                dcs.ask("RecStatus", id=job)["status"] == "Aborted"), number
+        live.crash()
+        after_a_full_disk(live, job, started=bool(done))
+        assert dcs.calls("RecStart", job) <= 1 and fcf.calls("StartDaq", job) <= 1, number
+        live.daemon.stop()
+    assert told == sorted(told) and set(told) == {0, 1, 2}
+
+
+def after_a_full_disk(live: Live, job: str, *, started: bool) -> None:
+    """There is space again: what was refused has failed, what was acknowledged can go on."""
+    if not started:
+        wait_until(lambda: job in live.daq.tree().get("failed", []), 20, lambda: live.told(job))
+        return
+    if live.status(job)["substate"] == "Acquiring":
+        live.call("StopDaq", id=job)
+    live.until(job, "NotScheduled")
+    assert [len(entry["files"]) for entry in live.manifest(job)["sources"]] == [1, 1]
 
 
 # -- every point ----------------------------------------------------------------------------------

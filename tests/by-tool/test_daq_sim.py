@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daqlib import rpc
+from daqlib import clock, rpc
 from harness import CHECKOUT, Daq, Process, make_fits, wait_until
 
 READY = r"ready at"
@@ -122,6 +122,35 @@ def test_a_pause_does_not_count(daq: Daq) -> None:
         ended = dcs("RecWait", timeout=8)["recStatus"]
         assert ended["status"] == "Completed"
         assert ended["timeElapsed"] < paused["timeElapsed"] + 0.4
+
+
+def test_a_recording_begins_at_its_start_time(daq: Daq) -> None:
+    with recif(daq, "--exposure", 0.2) as dcs:
+        soon = clock.iso(clock.now() + 1.0) + "Z"
+        started = dcs("RecStart", properties={"id": "E.1", "startTime": soon})
+        assert (started["status"], started["startTime"]) == ("Inactive", soon)
+        assert "is active" in dcs.refuses("RecStart").message
+        assert "is Inactive" in dcs.refuses("RecPause").message
+        assert dcs.std("GetState") == "Operational;Active"
+        wait_until(lambda: dcs("RecStatus")["status"] != "Inactive")
+        assert clock.now() >= clock.from_iso(soon)
+        ended = dcs("RecWait", timeout=8)["recStatus"]
+        assert (ended["status"], ended["startTime"]) == ("Completed", soon)
+        assert ended["timeElapsed"] < 0.9  # the waiting is no exposure
+        past = dcs("RecStart", properties={"startTime": "2020-01-01T00:00:00"})
+        assert past["status"] == "Active"
+        dcs("RecAbort")
+
+
+@pytest.mark.parametrize(("command", "outcome"), [("RecStop", "Stopped"), ("RecAbort", "Aborted")])
+def test_a_recording_that_has_not_begun_can_be_ended(daq: Daq, command: str, outcome: str) -> None:
+    with recif(daq) as dcs:
+        for wrong in ("tomorrow", 7, ["2030-01-01T00:00:00"]):
+            assert "startTime" in dcs.refuses("RecStart", properties={"startTime": wrong}).message
+        dcs("RecStart", properties={"id": "E.1", "startTime": "2100-01-01T00:00:00"})
+        dcs(command)
+        assert dcs("RecWait", timeout=5)["recStatus"]["status"] == outcome
+        assert len(dcs.files()) == (command == "RecStop")
 
 
 def test_an_aborted_recording_leaves_nothing(daq: Daq) -> None:
@@ -366,6 +395,18 @@ def test_fail(daq: Daq) -> None:
         assert dcs("RecStatus")["status"] == "Active"
 
 
+def test_a_command_that_the_source_does_not_have(daq: Daq) -> None:
+    with recif(daq, "--without", "RecAbort", "--without", "RecPause", "--without", "Init") as dcs:
+        dcs("RecStart")
+        for command in ("RecAbort", "RecPause"):
+            error = dcs.refuses(command)
+            assert (error.rpc_code, error.exception) == (
+                rpc.METHOD_NOT_FOUND, "rpc::MethodNotFound")
+        with pytest.raises(rpc.RemoteError, match="std.Init is not known"):
+            dcs.std("Init")
+        assert dcs("RecStop")["status"] == "Stopped"
+
+
 def test_delay_and_hang(daq: Daq) -> None:
     with metadaqif(daq, "--no-files", "--delay", "StartDaq=0.5", "--hang", "StopDaq:1") as fcf:
         begin = time.monotonic()
@@ -420,6 +461,8 @@ def test_verbose_tells_every_command(daq: Daq) -> None:
         (["recif", "dcs", "zpb.ps://127.0.0.1:0"], 78, "no endpoint for requests"),
         (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--size", "3X"], 64, "--size"),
         (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--exposure", "nan"], 64, "--exposure"),
+        (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--count", "0"], 64, "--count"),
+        (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--without", "StopDaq"], 64, "no such command"),
         (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--fail", "StartDaq"], 64, "no such command"),
         (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--delay", "RecStop"], 64, "no seconds"),
         (["recif", "dcs", "zpb.rr://127.0.0.1:0", "--die", "RecStop:0"], 64, "count from 1"),

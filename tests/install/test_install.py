@@ -48,7 +48,7 @@ def tools(scripts: Path, folder: Path) -> Daq:
     return fresh(folder, scripts, installed=True)
 
 
-@pytest.mark.parametrize("tool", rooms.TOOLS)
+@pytest.mark.parametrize("tool", [*rooms.TOOLS, *rooms.PROGRAMS])
 def test_commands_answer(scripts: Path, tmp_path: Path, tool: str) -> None:
     daq = tools(scripts, tmp_path)
     version = daq.run(tool, "--version").ok().line()
@@ -72,10 +72,19 @@ def test_regular_install_is_complete(regular: Path) -> None:
     shipped = [path.name for path in (CHECKOUT / "lib" / "daqlib" / "schema").glob("*.json")]
     assert [name for name in schemas.split() if name.endswith(".json")] == sorted(shipped)
     share = regular.parent / "share"
-    for tool in rooms.TOOLS:
+    for tool in [*rooms.TOOLS, *rooms.PROGRAMS]:
         assert (share / "man" / "man1" / f"{tool}.1").is_file()
-    assert sorted(path.name for path in (share / "daqspool").iterdir()) == sorted(
-        path.name for path in (CHECKOUT / "config").iterdir())
+    assert _names(share / "daqspool" / "config") == _names(CHECKOUT / "config")
+
+
+def test_the_configuration_of_an_installation_is_found(regular: Path, tmp_path: Path) -> None:
+    daq = tools(regular, tmp_path)
+    daq.env["CFGPATH"] = str(regular.parent / "share" / "daqspool")
+    daq.run("daq-status", "--config", "config/daqOcmServer/config.yaml").ok()
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def test_regular_install_brings_what_it_needs(regular: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import CHECKOUT, SYSTEM_PATH
+from rooms import PROGRAMS
 
 START = CHECKOUT / "bin" / "daq-start"
 
@@ -57,6 +58,16 @@ def test_linked_checkout(env: dict[str, str], tmp_path: Path) -> None:
     assert_helps(run([tmp_path / "daqspool" / "bin" / "daq-start", "--help"], env, tmp_path))
 
 
+def test_programs_of_eso(env: dict[str, str], tmp_path: Path) -> None:
+    for name in sorted(PROGRAMS):
+        result = run([CHECKOUT / "bin" / name, "--version"], env, tmp_path)
+        assert (result.returncode, result.stderr) == (0, ""), result
+        assert result.stdout.startswith(f"{name} "), result
+    link = tmp_path / "merge"
+    link.symlink_to(CHECKOUT / "bin" / "daqDpmMerge")
+    assert run([link, "--help"], env, tmp_path).stdout.startswith("usage: daqDpmMerge ")
+
+
 def test_unknown_name(env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "daq-nothing").symlink_to(CHECKOUT / "bin" / "launch")
     result = run([tmp_path / "daq-nothing"], env, tmp_path)
@@ -79,3 +90,6 @@ def test_chosen_python_gets_the_arguments_as_they_are(env: dict[str, str], tmp_p
     result = run([START, "--no such *", "", "-x"], env | {"DAQ_PYTHON": str(python)}, tmp_path)
     assert result.stdout.splitlines() == [
         "-P", "-m", "daq_start", "--no such *", "", "-x", str(CHECKOUT / "bin"), str(CHECKOUT)]
+    result = run([CHECKOUT / "bin" / "daqOcmCtl", "a b"], env | {"DAQ_PYTHON": str(python)},
+                 tmp_path)
+    assert result.stdout.splitlines()[:5] == ["-P", "-m", "daq_ctl.eso", "daqOcmCtl", "a b"]

@@ -1,7 +1,8 @@
 """One acquisition while it is in ``acquire/``: start, watch, stop or abort its live sources.
 
 Everything that must survive a kill is in the job's log before the step that it announces: a
-source is commanded only after its ``starting`` event is durable, and never started twice.
+source is commanded only after its ``starting`` event is durable, and never started twice. What a
+group of sources is told and answers is recorded in one append.
 """
 
 from __future__ import annotations
@@ -9,27 +10,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
 
-from daq_ctl import live, states
+from daq_ctl import asking, departure, live, sources, states
+from daq_ctl.asking import Failures
+from daq_ctl.journal import Journal, durably, log
 from daq_ctl.live import COMMANDED, Live
-from daqlib import alerts, cli, errors, history, job, manifest, status
+from daq_ctl.turns import Operation, Turns
+from daq_ctl.watch import Watch
+from daqlib import alerts, cli, errors, job
 from daqlib.config import Config
-from daqlib.spool import WAY, Spool
+from daqlib.crashpoints import passing
+from daqlib.dictionary import Dictionaries
+from daqlib.history import Told
+from daqlib.spool import Spool
 
-_RETRY_S = 2.0  # pause after a failed look at a source
-_STOP_RETRY_S = 5.0  # pause after an automatic stop in which every source failed
+_AGAIN_S = 5.0  # pause before what could not be recorded is tried again
 _STOP_PATIENCE = 6.0  # times the limit for a reply: the longest to wait for files being written
+_LATE_S = 120.0  # how long a source whose start was not answered is looked after
 
-
-class Left(errors.BadData):
-    """The acquisition is not in our hands any more; ask the spool."""
-
-
-class Overtaken(errors.BadData):
-    """A stronger command took the place of this one."""
+#: How an acquisition ended, for its manifest.
+_OUTCOME = {"StopDaq": "stopped", "ForceStopDaq": "forced"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Site:
         settings: the configuration.
         changed: called with the id after every event.
         ended: called with the id when the job has left the acquisition's hands.
+        dictionaries: what keywords must comply with.
+        afterwards: tasks that outlive their acquisition.
     """
 
     spool: Spool
     settings: Config
     changed: Callable[[str], None]
     ended: Callable[[str], None]
+    dictionaries: Dictionaries = field(default_factory=Dictionaries)
+    afterwards: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Acquisition:
@@ -69,57 +76,34 @@ class Acquisition:
         self.document = read.document
         self.ctime = read.status.st_ctime
         self._lock = lock
-        self._task: asyncio.Task[Any] | None = None
-        self._kind = ""
-        self._unwanted = False  # a stronger command waits for the start to come to a point
-        self._monitors: set[asyncio.Task[None]] = set()
         self._timeout = float(site.settings["request_timeout_sec"])
         self.sources = live.of(self.document, self.id, self._timeout)
-        events = site.spool.events(self.id)
-        live.recall(self.sources, events)
-        self._away = any(a["id"] == "moved-away" for a in alerts.active(events, self.place))
+        self.journal = Journal(site.spool, self.id, self.sources, site.changed)
+        self._turns = Turns(self.id, self.journal)
+        self._away = self.journal.away
+        self._leaving = False
+        self._watch = Watch(self.journal, self.sources,
+                            float(self.document.get("awaitCompletionInterval", 10.0)))
 
     @property
     def substate(self) -> str:
         """The last substate recorded."""
-        return status.acquiring_substate(self.site.spool.events(self.id))
+        return self.journal.substate
 
     def primary_endpoints(self) -> set[str]:
-        """Return where its primary sources are, which no other acquisition may share."""
+        """Return where its primary sources are."""
         return {each.source.endpoint for each in self.sources if each.primary}
+
+    def occupied(self) -> set[str]:
+        """Return where the primary sources are that it still needs: nobody else may use them."""
+        if self.substate == "Stopped":
+            return set()
+        return {each.source.endpoint for each in self.sources
+                if each.primary and each.phase not in ("stopped", "aborted")}
 
     def has_begun(self) -> bool:
         """Tell whether any source was commanded."""
         return any(each.phase for each in self.sources)
-
-    def _log(self, event: str, **facts: Any) -> None:
-        self.site.spool.log(self.id, event, stage="acquire", **facts)
-        self.site.changed(self.id)
-
-    def _enter(self, substate: str, **facts: Any) -> None:
-        newest = self._newest_state()
-        if any(newest.get(key) != value for key, value in {"substate": substate, **facts}.items()):
-            self._log("state", substate=substate, **facts)
-
-    def _newest_state(self) -> history.Event:
-        return history.last(self.site.spool.events(self.id), "state") or {}
-
-    def _alert(self, condition: str, subject: str, text: str) -> None:
-        self._log("alert", **alerts.make(condition, subject, text))
-
-    def _trouble(self, each: Live, text: str) -> None:
-        """Raise the alert that a source gives trouble, or clear it when the text is empty."""
-        if text == each.trouble:
-            return
-        try:
-            if text:
-                self._alert("source-failed", each.name, text)
-            else:
-                self._log("alert-cleared", id=each.alert)
-        except OSError as error:  # the watch goes on, and the next look tries again
-            cli.fail(cli.from_os_error(error))
-            return
-        each.trouble = text
 
     # -- operations, one at a time ------------------------------------------------------------
 
@@ -130,7 +114,7 @@ class Acquisition:
             errors.DaqError: a source did not start; what was started is aborted and the job is
                 in ``failed/``.
         """
-        await self._operate("start", self._start)
+        await self._turns.take("start", self._start_or_undo)
 
     async def stop(self, *, force: bool = False) -> bool:
         """Stop all sources and hand the job over; tell whether something went wrong.
@@ -140,8 +124,7 @@ class Acquisition:
             errors.DaqError: not accepted now, or every source failed (the state stays Stopping).
         """
         command = "ForceStopDaq" if force else "StopDaq"
-        outcome = "forced" if force else "stopped"
-        return bool(await self._operate(command, lambda: self._stop(outcome)))
+        return bool(await self._turns.take(command, lambda: self._stop(command, _OUTCOME[command])))
 
     async def abort(self, *, force: bool = False) -> bool:
         """Abort all sources and lay the job to rest; tell whether something went wrong.
@@ -151,54 +134,46 @@ class Acquisition:
             errors.DaqError: a source failed (the state stays Aborting) and ``force`` is not set.
         """
         command = "ForceAbortDaq" if force else "AbortDaq"
-        return bool(await self._operate(command, lambda: self._abort(force)))
+        return bool(await self._turns.take(command, lambda: self._abort(command)))
 
-    async def _operate(self, kind: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        while self._task and not self._task.done():
-            if kind == self._kind or (kind, self._kind) == ("StopDaq", "automatic stop"):
-                return await asyncio.shield(self._task)
-            self._overtake(kind)
-            await asyncio.wait([self._task])
-        if self._lock < 0:
-            raise Left(f"{kind} comes too late", "see daq-status", self.id)
-        if kind in states.ACQUISITION:
-            states.check_acquisition(self.id, self.substate, kind)
-        self._kind, self._unwanted = kind, False
-        self._task = task = asyncio.create_task(make())
+    async def pause(self) -> None:
+        """Pause the primary sources.
+
+        Raises:
+            errors.DaqError: not accepted now, or a source did not; the others are paused.
+        """
+        await self._turns.take("PauseDaq", lambda: self._at_primaries(
+            "paused", lambda primary: primary.pause()))
+
+    async def proceed(self) -> None:
+        """Go on with the primary sources that were paused.
+
+        Raises:
+            errors.DaqError: not accepted now, or a source did not; the others go on.
+        """
+        await self._turns.take("ContinueDaq", lambda: self._at_primaries(
+            "continued", lambda primary: primary.resume()))
+
+    async def update_keywords(self, keywords: list[dict[str, Any]]) -> None:
+        """Add or replace keywords; they are durable when this returns.
+
+        Raises:
+            errors.DaqError: not accepted now, or they cannot be recorded.
+        """
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise Overtaken(f"{kind} was overtaken by another command", job=self.id) from None
-            raise
-        except OSError as error:  # the log or the spool: what it announces has not happened
+            await self.journal.write(("keywords", {"keywords": keywords}),
+                                     command="UpdateKeywords")
+        except OSError as error:
             raise cli.from_os_error(error) from error
 
-    def _overtake(self, kind: str) -> None:
-        """Interrupt the operation under way if this one is stronger; else it is waited for."""
-        assert self._task
-        if states.STRENGTH.get(kind, 0) <= states.STRENGTH.get(self._kind, 0):
-            return
-        states.check_acquisition(self.id, self.substate, kind)
-        if self._kind == "start":
-            # requests to start are out: a source that begins after we looked away would record
-            # for ever, so their replies are waited for, and nothing more is started
-            self._unwanted = True
-        else:
-            self._task.cancel()
+    async def give_up(self, reason: str) -> None:
+        """Force-abort what was started and put the job into ``failed/`` with the reason."""
+        await self._turns.take("resume", lambda: self._fail(reason))
 
-    async def _each(self, group: list[Live], act: Callable[[Live], Awaitable[None]],
-                    ) -> list[tuple[Live, errors.DaqError]]:
-        """Act on sources concurrently; return those that failed, with an alert for each."""
-        results = await asyncio.gather(*(act(each) for each in group), return_exceptions=True)
-        failed = []
-        for each, result in zip(group, results, strict=True):
-            if isinstance(result, errors.DaqError):
-                failed.append((each, result))
-                self._trouble(each, f"source {each.name}: {result.message}")
-            elif isinstance(result, BaseException):
-                raise result
-        return failed
+    async def archive(self, reason: str) -> None:
+        """Put an acquisition that nobody answers for any more into ``failed/``."""
+        await self._turns.take("resume", lambda: self._put_aside(
+            reason, [("alert", alerts.make("stale", "", reason))]))
 
     def _groups(self) -> tuple[list[Live], list[Live]]:
         return ([each for each in self.sources if not each.primary],
@@ -207,222 +182,242 @@ class Acquisition:
     def _commanded(self) -> list[Live]:
         return [each for each in self.sources if each.phase in COMMANDED]
 
+    def _entering(self, substate: str, **facts: str | None) -> list[Told]:
+        """Return the event that tells a new substate; none when the log says the same already."""
+        if substate == self.substate and all(
+                self.journal.fact(key) == (value or "") for key, value in facts.items()):
+            return []
+        return [("state", {"substate": substate, **facts})]
+
     # -- start --------------------------------------------------------------------------------
+
+    async def _start_or_undo(self) -> None:
+        try:
+            await self._start()
+        except OSError as error:
+            # the client is told that it failed, so nothing may record, recorded or not
+            await self._turns.ask(self._commanded(), lambda each: each.source.abort())
+            reason = f"its start could not be recorded: {cli.from_os_error(error)}"
+            self._watch.spawn(self._later("resume", lambda: self._fail(reason)))
+            raise
 
     async def _start(self) -> None:
         self.site.changed(self.id)  # NotStarted: registered, nothing initiated
-        self._enter("Starting")
+        told = self._entering(states.after(self.substate, "SourcesCommanded"))
         for group in self._groups():  # metadata sources first (manual 9.2.2)
-            failed = await self._each([each for each in group if not each.phase], self._start_one)
-            if self._unwanted:
-                raise Overtaken("the start was overtaken by another command", job=self.id)
-            if failed:
-                await self._give_up(failed)
-        self._enter("Acquiring")
-        self.watch()
+            fresh = [each for each in group if not each.phase]
+            if not fresh:
+                continue
+            await self.journal.write(*told, *asking.told_of("starting", fresh))
+            passing("acquire.starting")
+            self._turns.heed()
+            answers = await self._turns.ask(fresh, lambda each: each.source.start())
+            told = asking.told_of("started", (each for each, answer in answers if answer is None))
+            if failed := asking.failures(answers):
+                await self._give_up(failed, [*told, *asking.troubles(failed)])
+            if self._turns.overtaken:
+                await self.journal.write(*told)
+                self._turns.heed()
+        if self.substate != "Starting":  # there is no live source
+            await self.journal.write(*told)
+            told = []
+        await self.journal.write(
+            *told, *self._entering(states.after(self.substate, "SourcesStarted")))
+        passing("acquire.started")
+        self._watch.start(self.stop_by_itself)
 
-    async def _start_one(self, each: Live) -> None:
-        self._log("starting", source=each.name)
-        each.phase = "starting"
-        await live.asked(each.source.start())
-        self._log("started", source=each.name)
-        each.phase = "started"
-
-    async def _give_up(self, failed: list[tuple[Live, errors.DaqError]]) -> None:
-        reason = "; ".join(f"source {each.name} did not start: {error.message}"
-                           for each, error in failed)
-        await self.fail(reason)
+    async def _give_up(self, failed: Failures, told: list[Told]) -> None:
+        reason = asking.texts(failed, " did not start")
+        late = [each for each, error in failed if live.may_begin_late(each, error)]
+        await self._fail(reason, told, late)
         absent = all(isinstance(error, errors.Unavailable) for _, error in failed)
         kind = errors.Unavailable if absent else errors.BadData
         raise kind(reason, f"the job is in failed/; mend the source and start anew, or: "
                    f"daq-ctl daq.abort {self.id}", self.id)
 
-    async def fail(self, reason: str) -> None:
-        """Force-abort what was started and put the job into ``failed/`` with the reason."""
-        self._enter("Aborting", reason=reason)
-        await self._each(self._commanded(), self._abort_one)
-        self._put_aside(reason)
+    async def _fail(self, reason: str, told: Iterable[Told] = (),
+                    late: Iterable[Live] = ()) -> None:
+        substate = states.after(self.substate, "GivenUp")
+        await self.journal.write(*told, *self._entering(substate, reason=reason))
+        answers = await self._turns.ask(self._commanded(), lambda each: each.source.abort())
+        if self._turns.kind != "start":
+            self._turns.heed()
+        await self._put_aside(reason, asking.aborted(answers))
+        for each in late:
+            task = asyncio.create_task(self._silence(each))
+            self.site.afterwards.add(task)
+            task.add_done_callback(self.site.afterwards.discard)
 
-    async def archive(self, reason: str) -> None:
-        """Put an acquisition that nobody answers for any more into ``failed/``."""
-        self._alert("stale", "", reason)
-        self._put_aside(reason)
+    async def _silence(self, each: Live) -> None:
+        """Abort a source that begins although we gave up: nobody else would end it."""
+        if await live.silence(each, _LATE_S):
+            log.warning("%s: source %s began after its start was given up; aborted", self.id,
+                        each.name)
+            with contextlib.suppress(OSError):
+                await durably(lambda: self.site.spool.log(
+                    self.id, "source-aborted", stage="acquire", source=each.name, late=True))
 
-    def _put_aside(self, reason: str) -> None:
-        self._log("fail", reason=reason)
+    async def _put_aside(self, reason: str, told: Iterable[Told]) -> None:
+        await self.journal.write(*told, ("fail", {"reason": reason}))
         with contextlib.suppress(FileNotFoundError):
             os.utime(self.site.spool.job_path(self.place, self.id))
-        self._leave("failed")
+        await self._leave("failed")
 
-    # -- watch --------------------------------------------------------------------------------
+    # -- pause and continue -------------------------------------------------------------------
 
-    def watch(self) -> None:
-        """Watch the sources; when all primary ones have ended, stop the rest (manual 9.2.1)."""
-        metadata, primary = self._groups()
-        for each in metadata:
-            self._spawn(self._tend(each))
-        if primary or not self.sources:
-            self._spawn(self._watch_all(primary))
+    async def _at_primaries(self, event: str,
+                            act: Callable[[sources.Primary], Awaitable[None]]) -> None:
+        primary = self._groups()[1]
+        if not primary:
+            raise errors.BadData(f"it has no primary source that could be {event}",
+                                 "metadata sources go on until they are stopped", self.id)
+        answers = await self._turns.ask(
+            primary, lambda each: act(cast(sources.Primary, each.source)))
+        self._turns.heed()
+        if failed := asking.failures(answers):
+            raise errors.BadData(f"not every primary source {event}: {asking.texts(failed)}",
+                                 "mend the source and repeat the command; the others obeyed",
+                                 self.id)
+        await self.journal.write((event, {}))
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._monitors.add(task)
-        task.add_done_callback(self._monitors.discard)
+    # -- stop ---------------------------------------------------------------------------------
 
-    @property
-    def _interval(self) -> float:
-        return float(self.document.get("awaitCompletionInterval", 10.0))
-
-    async def _tend(self, each: Live) -> None:
-        """Tell when a metadata source has lost our session, and when it has it again."""
-        while each.phase == "started":
-            fault = await live.fault(each)
-            if each.phase == "started":
-                self._trouble(each, fault)
-            await asyncio.sleep(max(self._interval, _RETRY_S))
-
-    async def _watch_all(self, primary: list[Live]) -> None:
-        await asyncio.gather(*(self._watch_one(each) for each in primary if not each.delivery))
-        await self.stop_by_itself("completed")
-
-    async def _watch_one(self, each: Live) -> None:
-        while True:
-            try:
-                ended = await live.asked(each.source.wait(self._interval))
-            except errors.DaqError as error:
-                self._trouble(each, f"source {each.name}: {error.message}")
-                await asyncio.sleep(_RETRY_S)
-                continue
-            self._trouble(each, "")
-            if ended:
-                return
-            await asyncio.sleep(0.05)  # a source that answers at once must not spin us
-
-    async def stop_by_itself(self, outcome: str) -> None:
+    async def stop_by_itself(self, outcome: str = "completed") -> None:
         """Stop without a client; nobody would repeat it, so we do.
 
         Args:
             outcome: for the manifest: ``completed``, or what an earlier command wanted.
         """
-        while True:
-            try:
-                await self._operate("automatic stop", lambda: self._stop(outcome))
-                return
-            except (Left, Overtaken):
-                return
-            except errors.DaqError as error:  # its alert is in the log
-                cli.warn(f"{self.id}: {error}")
-                await asyncio.sleep(_STOP_RETRY_S)
+        await self._turns.until_done("automatic stop",
+                               lambda: self._stop("PrimarySourcesEnded", outcome))
 
-    # -- stop ---------------------------------------------------------------------------------
-
-    async def _stop(self, outcome: str) -> bool:
-        self._enter("Stopping", outcome=outcome)
-        failed: list[tuple[Live, errors.DaqError]] = []
+    async def _stop(self, event: str, outcome: str) -> bool:
+        told = self._entering(states.after(self.substate, event), outcome=outcome)
+        failed: Failures = []
         patience = 0.0 if outcome == "forced" else _STOP_PATIENCE * self._timeout
         for group in reversed(self._groups()):  # metadata sources last (manual 9.2.1)
-            failed += await self._each([each for each in group if each.phase in COMMANDED],
-                                       lambda each: self._stop_one(each, patience))
-        delivered = [each for each in self.sources if each.delivery]
-        if failed and not delivered and outcome != "forced":
+            commanded = [each for each in group if each.phase in COMMANDED]
+            if not commanded:
+                continue
+            await self.journal.write(*told)
+            self._turns.heed()
+            answers = await self._turns.ask(commanded, lambda each: each.source.stop(patience))
+            failed += asking.failures(answers)
+            told = asking.stopped(answers, self.site.dictionaries)
+        if self.substate != "Stopping":  # there is nothing to stop
+            await self.journal.write(*told)
+            told = []
+        kept = any(each.delivery for each in self.sources) or any(e == "stopped" for e, _ in told)
+        if self._turns.overtaken or (failed and not kept and outcome != "forced"):
+            states.after(self.substate, "StopFailed")
+            await self.journal.write(*told)
+            self._turns.heed()
             raise errors.Unavailable(
-                "every source failed to stop: " + "; ".join(e.message for _, e in failed),
+                f"every source failed to stop: {asking.texts(failed)}",
                 f"repeat daq.stop, or: daq-ctl daq.forcestop {self.id}", self.id)
-        self._enter("Stopped")
-        self._hand_over(outcome)
-        return bool(failed) or any(each.delivery and each.delivery.fault for each in delivered)
+        stopped = self._entering(states.after(self.substate, "SourcesStopped"), outcome=outcome)
+        await self.journal.write(*told, *stopped, ("sealed", {"outcome": outcome}))
+        passing("acquire.sealed")
+        try:
+            await self._hand_over(outcome)
+        except OSError:  # a full disk perhaps; StopDaq has done its part and cannot be repeated
+            self._watch.spawn(self._later("hand-over", self._finish))
+            raise
+        return bool(failed) or any(each.delivery.fault or each.delivery.keyword_fault
+                                   for each in self.sources if each.delivery)
 
-    async def _stop_one(self, each: Live, patience: float) -> None:
-        delivery = await live.asked(each.source.stop(patience))
-        self._log("stopped", source=each.name, files=delivery.files, keywords=delivery.keywords,
-                  fault=delivery.fault or None)
-        each.phase, each.delivery = "stopped", delivery
-        text = delivery.fault and f"source {each.name}: {delivery.fault}"
-        if text.startswith(f"source {each.name}: its keywords"):
-            self._alert("source-keywords", each.name, text)
-            text = ""
-        self._trouble(each, text)
+    async def _finish(self) -> None:
+        """Hand over what was stopped before."""
+        outcome = self.journal.fact("outcome") or "stopped"
+        if not self.journal.sealed:
+            await self.journal.write(("sealed", {"outcome": outcome}))
+        await self._hand_over(outcome)
 
-    def _hand_over(self, outcome: str) -> None:
-        """Seal the inputs, write the manifest and move the job to ``collect/``."""
-        spool = self.site.spool
-        if not self.is_sealed():
-            self._log("sealed", outcome=outcome)
-        folder = spool.data_path(self.id)
-        os.makedirs(folder, exist_ok=True)
+    async def _hand_over(self, outcome: str) -> None:
+        """Write the manifest and move the job to ``collect/``; the inputs are sealed."""
         delivered = [{"sourceName": each.name, "files": each.delivery.files,
                       "keywords": each.delivery.keywords}
                      for each in self.sources if each.delivery]
-        digest = manifest.digest(spool.job_path(self.place, self.id))
-        manifest.write(os.path.join(folder, "acquire.json"), self.id, "acquire", spool.by,
-                       {"job": digest}, [], {"outcome": outcome, "sources": delivered})
-        self.look(self.place if digest else "")
-        self._leave("collect")
-
-    def is_sealed(self) -> bool:
-        """Tell whether the inputs are complete: keyword updates are refused from then on."""
-        events = self.site.spool.events(self.id)
-        return history.last(events, "sealed", stage="acquire") is not None
+        there = await durably(lambda: departure.write_manifest(
+            self.site.spool, self.id, self.place, outcome, delivered))
+        await self._mind(self.place if there else "")
+        states.after(self.substate, "HandedOver")
+        await self._leave("collect")
 
     def look(self, place: str) -> None:
         """Take note of where the job lies: an operator may move it while it records."""
+        if (place != self.place) != self._away and not self._leaving:
+            self._watch.spawn(self._mind(place))
+
+    async def _mind(self, place: str) -> None:
         away = place != self.place
-        if away == self._away or self._lock < 0:
+        if away == self._away:
             return
         self._away = away
-        if away:
-            self._alert("moved-away", "", "the job was moved out of acquire/ while it records; "
-                        "its outcome will be written, the job will not be moved")
-        else:
-            self._log("alert-cleared", id="moved-away")
+        text = ("the job was moved out of acquire/ while it records; its outcome will be written, "
+                "the job will not be moved")
+        try:
+            await self.journal.write(("alert", alerts.make("moved-away", "", text)) if away else
+                                     ("alert-cleared", {"id": "moved-away"}))
+        except OSError as error:
+            log.error("%s: %s", self.id, cli.from_os_error(error))
 
     # -- abort --------------------------------------------------------------------------------
 
-    async def _abort(self, force: bool) -> bool:
-        self._cancel_monitors()
-        self._enter("Aborting", reason=None)
-        failed = await self._each(self._commanded(), self._abort_one)
-        if failed and not force:
+    async def _abort(self, command: str) -> bool:
+        self._watch.cancel()
+        substate = states.after(self.substate, command)
+        await self.journal.write(*self._entering(substate, reason=None))
+        self._turns.heed()
+        answers = await self._turns.ask(self._commanded(), lambda each: each.source.abort())
+        failed = asking.failures(answers)
+        if self._turns.overtaken or (failed and command == "AbortDaq"):
+            states.after(self.substate, "AbortFailed")
+            await self.journal.write(*asking.aborted(answers))
+            self._turns.heed()
             raise errors.Unavailable(
-                "not every source aborted: " + "; ".join(e.message for _, e in failed),
+                f"not every source aborted: {asking.texts(failed)}",
                 f"repeat daq.abort, or: daq-ctl daq.forceabort {self.id}", self.id)
-        self._log("aborted")
-        self._leave("done")
+        states.after(self.substate, "Discarded")
+        await self.journal.write(*asking.aborted(answers), ("aborted", {}))
+        passing("acquire.aborted")
+        await self._leave("done")
         return bool(failed)
-
-    async def _abort_one(self, each: Live) -> None:
-        await live.asked(each.source.abort())
-        self._log("source-aborted", source=each.name)
-        each.phase = "aborted"
 
     # -- leaving ------------------------------------------------------------------------------
 
-    def _cancel_monitors(self) -> None:
-        for task in self._monitors:
-            if task is not asyncio.current_task():
-                task.cancel()
+    async def _later(self, kind: str, make: Operation) -> None:
+        """Do what a full disk has prevented, and what nobody else would repeat."""
+        await asyncio.sleep(_AGAIN_S)
+        await self._turns.until_done(kind, make)
 
-    def _leave(self, place: str) -> None:
+    async def _leave(self, place: str) -> None:
         """Move the job on if it is still where we found it, and give its lock back."""
-        spool = self.site.spool
-        source = self.place
-        if place == "done" and self._away:
-            # an abort is meant wherever the job lies; under our lock nobody is at work on it
-            source = next((at for at in (*WAY[:-1], "hold", "failed")
-                           if os.path.lexists(spool.job_path(at, self.id))), self.place)
+        # an abort is meant wherever the job lies; under our lock nobody is at work on it
+        anywhere = place == "done" and self._away
+        self._leaving = True  # the move is ours, not an operator's
         try:
-            spool.move(self.id, source, place)
-        except FileExistsError:
-            spool.to_bad(source, f"{self.id}.json", f"{place}/ holds a copy")
-        self.release()
+            await durably(lambda: departure.move(self.site.spool, self.id, self.place, place,
+                                                 anywhere=anywhere))
+        except OSError:
+            self._leaving = False
+            raise
+        self._let_go()
         self.site.changed(self.id)
 
-    def release(self) -> None:
+    async def release(self) -> None:
         """Give the job's lock back; the sources go on, a later daemon takes over."""
-        self._cancel_monitors()
+        self._leaving = True
+        self._watch.cancel()
+        await self._turns.cancel()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._watch.cancel()
         if self._lock >= 0:
             self.site.spool.release(self.id, self._lock)
             self._lock = -1
+        self._turns.closed = True
         self.site.ended(self.id)
 
     # -- after a restart ----------------------------------------------------------------------
@@ -431,35 +426,32 @@ class Acquisition:
         """Go on where an earlier daemon was killed; query sources, never start them again."""
         substate = self.substate
         if substate in ("NotStarted", "Starting"):
-            await self._operate("resume", self._resume_start)
+            await self._turns.take("resume", self._resume_start)
         elif substate == "Acquiring":
-            self.watch()
+            self._watch.start(self.stop_by_itself)
         elif substate == "Stopped":
-            self._hand_over(self._outcome())
+            self._watch.spawn(self._turns.until_done("resume", self._finish))
         elif substate == "Stopping":
-            self._spawn(self.stop_by_itself(self._outcome()))
-        elif reason := str(self._newest_state().get("reason", "")):
-            await self._operate("resume", lambda: self.fail(reason))
+            self._watch.spawn(self.stop_by_itself(self.journal.fact("outcome") or "stopped"))
+        elif reason := self.journal.fact("reason"):
+            await self.give_up(reason)
         else:
             with contextlib.suppress(errors.DaqError):  # it stays Aborting, with an alert
                 await self.abort()
 
-    def _outcome(self) -> str:
-        for event in reversed(self.site.spool.events(self.id)):
-            if event["event"] == "state" and "outcome" in event:
-                return str(event["outcome"])
-        return "stopped"
-
     async def _resume_start(self) -> None:
-        for each in self.sources:
-            if each.phase == "starting" and await live.records(each):
-                self._log("started", source=each.name)
-                each.phase = "started"
-        if self.sources and all(each.phase == "started" for each in self.sources):
-            self._enter("Acquiring")
-            self.watch()
+        records = await self._turns.ask(
+            [each for each in self.sources if each.phase == "starting"], live.records)
+        started = asking.told_of("started", (each for each, answer in records if answer is True))
+        missing = len(self.sources) - len(started) - sum(
+            each.phase == "started" for each in self.sources)
+        if self.sources and not missing:
+            substate = states.after(self.substate, "SourcesStarted")
+            await self.journal.write(*started, *self._entering(substate))
+            self._watch.start(self.stop_by_itself)
             return
-        await self.fail("daq-ctl ended while the sources were being started")
+        late = [each for each, answer in records if answer is not True]
+        await self._fail("daq-ctl ended while the sources were being started", started, late)
 
     async def answers(self) -> bool:
         """Tell whether any source still records for us; such an acquisition is never stale."""

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from daq_ctl import states
-from daqlib import __version__, errors
-
-LEVELS = ("ERROR", "WARNING", "STATE", "EVENT", "ACTION", "INFO", "DEBUG", "TRACE")
+from daqlib import __version__, errors, logs
 
 
 class Application:
     """The application state machine; method names are those of the interface."""
+
+    EXCEPTION = "stdif::ExceptionErr"
 
     def __init__(self, source: str, entered: Callable[[str], None], leave: Callable[[], None],
                  is_active: Callable[[], bool]) -> None:
@@ -32,9 +32,7 @@ class Application:
 
     def text(self) -> str:
         """Return the state with the substate Idle or Active of Operational."""
-        if self.state == "Operational":
-            return "Operational;Active" if self._is_active() else "Operational;Idle"
-        return self.state
+        return states.application_text(self.state, self._is_active())
 
     def status(self) -> dict[str, str]:
         """Return ``stdif.Status``."""
@@ -84,11 +82,15 @@ class Application:
         return __version__
 
     async def SetLogLevel(self, info: dict[str, Any]) -> str:  # noqa: N802
-        """Set how much is logged; ``info`` has ``level`` and ``logger``."""
-        level = str(info.get("level", "")) if isinstance(info, dict) else ""
-        if level not in LEVELS:
-            raise errors.BadData(f"log level {level!r} is not known", f"use {', '.join(LEVELS)}")
-        from daqlib import cli
+        """Set the level of a logger.
 
-        cli.set_verbosity({"DEBUG": 1, "TRACE": 2}.get(level, 0), quiet=level == "ERROR")
+        Args:
+            info: ``stdif.LogInfo``: ``level`` and ``logger``; an empty logger is the root.
+
+        Raises:
+            errors.BadData: there is no such level or logger.
+        """
+        if not isinstance(info, dict):
+            raise errors.BadData("info is no LogInfo", "give an object with level and logger")
+        logs.set_level(info.get("logger", ""), info.get("level", ""))
         return "OK"

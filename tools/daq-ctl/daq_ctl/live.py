@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from daq_ctl import sources
-from daqlib import alerts, errors, history, job
+from daqlib import alerts, errors, history, job, rpc
 
 T = TypeVar("T")
 
 #: The phases in which a source may be recording for us.
 COMMANDED = ("starting", "started")
+_LOOK_S = 2.0  # pause between two looks at a source that may begin late
 _PHASE_OF = {"starting": "starting", "started": "started", "stopped": "stopped",
              "source-aborted": "aborted"}
 
@@ -37,6 +41,14 @@ class Live:
     delivery: sources.Delivery | None = None
     trouble: str = ""
 
+    def told(self, text: str) -> list[history.Told]:
+        """Return the event that tells a new trouble, or that it is over when the text is empty."""
+        if text == self.trouble:
+            return []
+        if text:
+            return [("alert", alerts.make("source-failed", self.name, text))]
+        return [("alert-cleared", {"id": self.alert})]
+
     @property
     def alert(self) -> str:
         """The id of the alert that it gives trouble."""
@@ -55,18 +67,20 @@ def of(document: job.Document, identifier: str, timeout: float) -> list[Live]:
 
 
 def recall(found: list[Live], events: list[history.Event]) -> None:
-    """Take the sources' phases, deliveries and troubles from the log."""
+    """Take the sources' phases, deliveries and troubles from events, oldest first."""
     by_name = {live.name: live for live in found}
+    by_alert = {live.alert: live for live in found}
     for event in events:
+        name = event["event"]
         live = by_name.get(event.get("source", ""))
-        if live and event["event"] in _PHASE_OF:
-            live.phase = _PHASE_OF[event["event"]]
+        if live and name in _PHASE_OF:
+            live.phase = _PHASE_OF[name]
             if live.phase == "stopped":
-                live.delivery = sources.Delivery(event.get("files", []), event.get("keywords", []),
-                                                 event.get("fault", ""))
-    texts = {alert["id"]: str(alert["description"]) for alert in alerts.active(events, "acquire")}
-    for live in found:
-        live.trouble = texts.get(live.alert, "")
+                live.delivery = sources.Delivery(
+                    event.get("files", []), event.get("keywords", []), event.get("fault") or "",
+                    event.get("keywordFault") or "")
+        elif name in ("alert", "alert-cleared") and (live := by_alert.get(event.get("id", ""))):
+            live.trouble = str(event["description"]) if name == "alert" else ""
 
 
 async def asked(question: Awaitable[T]) -> T:
@@ -99,3 +113,25 @@ async def fault(live: Live) -> str:
         return ""
     what = "does not know this acquisition" if state == sources.ABSENT else f"has {state}"
     return f"source {live.name} {what}"
+
+
+def may_begin_late(live: Live, error: errors.DaqError | None) -> bool:
+    """Tell whether a source that was commanded to start may yet obey: nobody knows its answer."""
+    return live.phase == "starting" and not isinstance(
+        error, rpc.RemoteError | rpc.Unreachable | sources.Lacking)
+
+
+async def silence(live: Live, patience: float) -> bool:
+    """Abort a source that begins after all, looking for it for ``patience`` seconds.
+
+    Returns:
+        Whether there was something to abort.
+    """
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
+        with contextlib.suppress(errors.DaqError):
+            if await asked(live.source.status()) == sources.RECORDING:
+                await asked(live.source.abort())
+                return True
+    return False

@@ -12,6 +12,7 @@ daq-sim recif dcs zpb.rr://127.0.0.1:12345            (Enter ends the recording)
 daq-sim recif dcs zpb.rr://127.0.0.1:0 --exposure 2 --size 1G --extensions 4
 daq-sim metadaqif fcf ipc:///tmp/fcf.sock --file /data/real.fits
 daq-sim recif dcs zpb.rr://127.0.0.1:12345 --fail RecStop:1 --delay RecStart=3
+daq-sim metadaqif lcs zpb.rr://127.0.0.1:12346 --count 600 --no-files
 """
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -46,7 +47,10 @@ def _add(kinds: argparse._SubParsersAction[cli.Parser], kind: str, summary: str)
                       help="say errors only")
     made.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS,
                       help="say every command")
-    made.add_argument("--json", action="store_true", help="print the endpoint as a JSON object")
+    made.add_argument("--json", action="store_true",
+                      help="print the endpoint of each source as a JSON object")
+    made.add_argument("--count", metavar="N", type=_positive, default=0,
+                      help="host N sources in one process: NAME1 ... NAMEN at paths 1 ... N")
     _output(made.add_argument_group("output"))
     _faults(made.add_argument_group(
         "faults", "CMD is a command such as RecStart; CMD:N means its N-th call only; repeatable"))
@@ -77,6 +81,7 @@ def _faults(group: argparse._ArgumentGroup) -> None:
     add("--hang", "CMD[:N]", "never act nor reply")
     add("--die", "CMD[:N]", "exit at once")
     add("--die-after", "CMD[:N]", "act, then exit instead of replying")
+    add("--without", "CMD", "do not have this command at all, as sources that do not implement it")
 
 
 def _endpoint(group: argparse._ArgumentGroup) -> None:
@@ -111,6 +116,13 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number that is not negative")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    number = _count(text)
+    if not number:
+        raise argparse.ArgumentTypeError("0 sources are none")
+    return number
 
 
 def _seconds(text: str) -> float:

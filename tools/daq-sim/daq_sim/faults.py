@@ -1,7 +1,8 @@
 """Faults on demand: any command can be late, refuse, hang or kill the simulator.
 
 A fault is ``CMD[:N][=VALUE]``: the command, which of its calls (all without N), and the seconds
-of a delay or the message of a refusal.
+of a delay or the message of a refusal. Calls are counted for each source. A command can also be
+missing altogether, as with sources that do not implement all of their interface.
 """
 
 from __future__ import annotations
@@ -51,11 +52,27 @@ def faults(options: argparse.Namespace, commands: Iterable[str]) -> list[Fault]:
             for text in getattr(options, kind.replace("-", "_"))]
 
 
+def missing(options: argparse.Namespace, commands: Iterable[str]) -> frozenset[str]:
+    """Return the commands that the command line takes away.
+
+    Raises:
+        errors.Usage: this simulator has no such command.
+    """
+    known = sorted(commands)
+    for command in options.without:
+        _check_known("without", command, command, known)
+    return frozenset(options.without)
+
+
+def _check_known(kind: str, text: str, command: str, known: list[str]) -> None:
+    if command not in known:
+        raise errors.Usage(f"--{kind} {text}: no such command", "known are " + ", ".join(known))
+
+
 def _fault(kind: str, text: str, known: list[str]) -> Fault:
     target, equals, value = text.partition("=")
     command, colon, call = target.partition(":")
-    if command not in known:
-        raise errors.Usage(f"--{kind} {text}: no such command", "known are " + ", ".join(known))
+    _check_known(kind, text, command, known)
     if colon and not (call.isdecimal() and int(call) > 0):
         raise errors.Usage(f"--{kind} {text}: {call!r} is not the number of a call", "count from 1")
     if kind == _DELAY and not _is_seconds(value):
@@ -72,16 +89,17 @@ def _is_seconds(text: str) -> bool:
         return False
 
 
-def faulty(commands: Mapping[str, Handler], wanted: Iterable[Fault],
-           exception: str) -> dict[str, Handler]:
+def faulty(commands: Mapping[str, Handler], wanted: Iterable[Fault], exception: str,
+           name: str = "") -> dict[str, Handler]:
     """Return the commands with faults built in; with ``-v`` each call is told on stderr.
 
     Args:
         commands: command to coroutine function.
         wanted: the faults.
         exception: the interface's exception, which a refusal carries.
+        name: of the source, told with each call; empty for the only one of a process.
     """
-    chosen, calls = list(wanted), Counter[str]()
+    chosen, calls, of = list(wanted), Counter[str](), f"{name}: " if name else ""
 
     def wrap(command: str, handler: Handler) -> Handler:
         @functools.wraps(handler)
@@ -89,16 +107,17 @@ def faulty(commands: Mapping[str, Handler], wanted: Iterable[Fault],
             calls[command] += 1
             due = {fault.kind: fault.value for fault in chosen
                    if fault.command == command and fault.call in (0, calls[command])}
-            cli.detail(f"{command} {json.dumps(params)}" + (f" [{', '.join(due)}]" if due else ""))
+            cli.detail(f"{of}{command} {json.dumps(params)}"
+                       + (f" [{', '.join(due)}]" if due else ""))
             await _before(command, due, exception)
             try:
                 result = await handler(**params)
             except rpc.RemoteError as error:
-                cli.detail(f"{command} refused: {error}")
+                cli.detail(f"{of}{command} refused: {error}")
                 raise
             if _DIE_AFTER in due:
                 os._exit(1)
-            cli.detail(f"{command} -> {json.dumps(result)}")
+            cli.detail(f"{of}{command} -> {json.dumps(result)}")
             return result
 
         return run

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daq_sim import recording, service
@@ -207,6 +207,11 @@ def _keywords(options: argparse.Namespace) -> str:
 
 async def _run(options: argparse.Namespace, plan: recording.Plan | None, keywords: str) -> int:
     ended = asyncio.Event()
-    collector = Collector(plan, keywords, options.sessions)
-    collector.standard = service.Standard(collector.busy, ended)
-    return await service.serve(options, collector, PATHS, collector.standard, ended, EXCEPTION)
+    collectors = {
+        number: Collector(plan and replace(plan, name=plan.name + number), keywords,
+                          options.sessions)
+        for number in service.numbers(options)}
+    standard = service.Standard(lambda: any(each.busy() for each in collectors.values()), ended)
+    for each in collectors.values():
+        each.standard = standard
+    return await service.serve(options, collectors, PATHS, standard, ended, EXCEPTION)

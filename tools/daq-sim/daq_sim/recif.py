@@ -9,15 +9,17 @@ Commands (path ``/rec``, also ``/RecCmds``)::
     RecStatus(id: str) -> RecStatus                      empty: the current one, else the last
     RecWait(timeout: float) or RecWait(spec: {timeout}) -> RecWaitStatus
 
-    RecProperties  {id: str, info: str, ...}             all optional; others are ignored
+    RecProperties  {id: str, info: str, startTime: str}  all optional; others are ignored
     RecStatus      {id, info: str, status: str, dpFiles: [str], filesGenerated, framesProcessed,
                     framesRemaining, sizeRecorded: int (bytes),
-                    timeElapsed, remainingTime: float (s)}
+                    timeElapsed, remainingTime: float (s), startTime: str (only if one was given)}
     RecWaitStatus  {status: "Success" or "Timeout", recStatus: RecStatus}
 
 ``status`` is one of Undefined, Inactive, Active, Paused, Completed, Stopped, Aborted, Failed.
-An open-ended recording has no frames and no time remaining. Stop, Abort, Pause, Continue and
-Wait act on the one current recording. Errors are ``recif::ExceptionErr``.
+A recording with a ``startTime`` (ISO 8601, UTC) is Inactive until then, or begins at once when
+that is past; it is the current one all the while. An open-ended recording has no frames and no
+time remaining. Stop, Abort, Pause, Continue and Wait act on the one current recording. Errors are
+``recif::ExceptionErr``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daq_sim import recording, service
@@ -39,7 +42,7 @@ EXCEPTION = "recif::ExceptionErr"
 PATHS = ("rec", "RecCmds")
 KEPT = 100
 _FRAMES_PER_S = 10
-_RUNNING = ("Active", "Paused")
+_RUNNING = ("Inactive", "Active", "Paused")
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Recording:
         id: from the client, or invented.
         info: from the client; in the end, why it failed.
         exposure: seconds after which it ends by itself; 0 means never.
+        start_time: when to begin, as the client gave it; empty means at once.
         status: see the module.
         files: absolute paths.
         size: bytes in the files.
@@ -63,11 +67,12 @@ class Recording:
     id: str
     info: str
     exposure: float
-    status: str = "Active"
+    start_time: str = ""
+    status: str = "Inactive"
     files: list[str] = field(default_factory=list)
     size: int = 0
     elapsed: float = 0.0
-    since: float | None = field(default_factory=time.monotonic)
+    since: float | None = None
     begun: float = field(default_factory=clock.header_time)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ending: asyncio.Task[None] | None = None
@@ -75,6 +80,10 @@ class Recording:
     def seconds(self) -> float:
         """Return how long it has recorded."""
         return self.elapsed + (0.0 if self.since is None else time.monotonic() - self.since)
+
+    def go(self) -> None:
+        """Start the clock."""
+        self.status, self.since = "Active", time.monotonic()
 
     def halt(self) -> None:
         """Stop the clock."""
@@ -123,8 +132,17 @@ class Recorder:
         self._known[new.id] = new
         for id in list(self._known)[:-KEPT]:
             del self._known[id]
-        self._arm(new)
+        wait = clock.from_iso(new.start_time) - clock.now() if new.start_time else 0.0
+        if wait > 0:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._begin, new)
+        else:
+            self._begin(new)
         return self._status(new)
+
+    def _begin(self, new: Recording) -> None:
+        new.begun = clock.header_time()
+        new.go()
+        self._arm(new)
 
     def _new(self, properties: dict[str, Any]) -> Recording:
         if not isinstance(properties, dict):
@@ -136,7 +154,8 @@ class Recorder:
             raise _error(str(error)) from error
         if id in self._known:
             raise _error(f"recording {id} exists already", id)
-        return Recording(id, str(properties.get("info", "")), self._exposure)
+        return Recording(id, str(properties.get("info", "")), self._exposure,
+                         _start_time(properties.get("startTime") or ""))
 
     def _arm(self, current: Recording) -> None:
         if current.exposure:
@@ -152,8 +171,6 @@ class Recorder:
         current = self._current()
         if current:
             self._end(current, "Completed")
-        else:
-            cli.say("no recording is active")
 
     def _end(self, current: Recording, outcome: str) -> asyncio.Task[None]:
         if not current.ending:
@@ -206,7 +223,7 @@ class Recorder:
     async def RecContinue(self) -> dict[str, Any]:
         """Go on with a paused recording."""
         current = self._unended("RecContinue", "Paused")
-        current.status, current.since = "Active", time.monotonic()
+        current.go()
         self._arm(current)
         return self._status(current)
 
@@ -254,7 +271,17 @@ class Recorder:
             "sizeRecorded": found.size,
             "timeElapsed": round(seconds, 3),
             "remainingTime": round(left, 3),
+            **({"startTime": found.start_time} if found.start_time else {}),
         }
+
+
+def _start_time(text: Any) -> str:
+    try:
+        if text:
+            clock.from_iso(text)
+    except (ValueError, TypeError, AttributeError):
+        raise _error(f"startTime {text!r} is no time such as 2026-11-21T02:30:00.000") from None
+    return str(text)
 
 
 def _error(message: str, id: str = "", code: int = 65) -> rpc.RemoteError:
@@ -289,13 +316,24 @@ def simulate(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace, plan: recording.Plan) -> int:
     ended = asyncio.Event()
-    recorder = Recorder(plan, options.exposure)
-    recorder.standard = service.Standard(recorder.busy, ended)
-    _follow_stdin(recorder)
-    return await service.serve(options, recorder, PATHS, recorder.standard, ended, EXCEPTION)
+    recorders = {number: Recorder(replace(plan, name=plan.name + number), options.exposure)
+                 for number in service.numbers(options)}
+    standard = service.Standard(lambda: any(each.busy() for each in recorders.values()), ended)
+    for each in recorders.values():
+        each.standard = standard
+    _follow_stdin(lambda: _complete(list(recorders.values())))
+    return await service.serve(options, recorders, PATHS, standard, ended, EXCEPTION)
 
 
-def _follow_stdin(recorder: Recorder) -> None:
+def _complete(recorders: list[Recorder]) -> None:
+    busy = [each for each in recorders if each.busy()]
+    for each in busy:
+        each.complete()
+    if not busy:
+        cli.say("no recording is active")
+
+
+def _follow_stdin(entered: Callable[[], None]) -> None:
     if sys.stdin is None:
         return
     loop, fd = asyncio.get_running_loop(), sys.stdin.fileno()
@@ -310,7 +348,7 @@ def _follow_stdin(recorder: Recorder) -> None:
         if not data:
             loop.remove_reader(fd)
         elif b"\n" in data:
-            recorder.complete()
+            entered()
 
     try:
         loop.add_reader(fd, read)

@@ -121,12 +121,12 @@ def _publish(embryo: str, path: str) -> str:
 def _write(file: BinaryIO, plan: Plan, cards: list[Card]) -> None:
     share = plan.size // max(plan.extensions, 1)
     primary = _primary(0 if plan.extensions else share, cards)
-    _put(file, primary, _noise(plan.seed))
+    _put(file, primary, _noise(plan.seed, share))
     for number in range(1, plan.extensions + 1):
         if plan.table:
             header, block = _telemetry(number, share, plan.seed + number)
         else:
-            header, block = _image(number, share), _noise(plan.seed + number)
+            header, block = _image(number, share), _noise(plan.seed + number, share)
         _put(file, header, block)
 
 
@@ -177,9 +177,10 @@ def _image(number: int, size: int) -> fits.Header:
 def _telemetry(number: int, size: int, seed: int) -> tuple[fits.Header, bytes]:
     from astropy.io import fits
 
-    rows = _rows(_PIECE // _TABLE_ROW, seed)
+    count = max(1, size // _TABLE_ROW)
+    rows = _rows(min(count, _PIECE // _TABLE_ROW), seed)
     header = fits.BinTableHDU(rows[:1], name=f"TELEMETRY{number}").header
-    header["NAXIS2"] = max(1, size // _TABLE_ROW)
+    header["NAXIS2"] = count
     for column, unit in enumerate(("s", "K", "Pa", "l/min", "m"), 1):
         header.set(f"TUNIT{column}", unit, after=f"TFORM{column}")
     return header, rows.tobytes()
@@ -197,8 +198,8 @@ def _rows(count: int, seed: int) -> Any:
     return rows
 
 
-def _noise(seed: int) -> bytes:
+def _noise(seed: int, size: int) -> bytes:
     import numpy
 
-    noise = numpy.random.default_rng(seed).normal(1000.0, 30.0, _PIECE // 2)
+    noise = numpy.random.default_rng(seed).normal(1000.0, 30.0, min(size, _PIECE) // 2)
     return bytes(noise.astype(">i2").tobytes())

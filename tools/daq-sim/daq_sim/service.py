@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from daq_sim import faults
@@ -120,14 +120,20 @@ def commands(service: object) -> dict[str, Handler]:
     return {name: method for name, method in methods if name[:1].isupper()}
 
 
-async def serve(options: argparse.Namespace, service: object, paths: tuple[str, ...],
-                standard: Standard, ended: asyncio.Event, exception: str) -> int:
-    """Serve a simulated source until a signal or Exit ends it.
+def numbers(options: argparse.Namespace) -> list[str]:
+    """Return what is put after the names and the paths of the sources: 1 to N, or nothing."""
+    return [str(number) for number in range(1, options.count + 1)] or [""]
+
+
+async def serve(options: argparse.Namespace, sources: Mapping[str, object],
+                paths: tuple[str, ...], standard: Standard, ended: asyncio.Event,
+                exception: str) -> int:
+    """Serve simulated sources until a signal or Exit ends them.
 
     Args:
         options: of the command line.
-        service: the source's commands.
-        paths: under which they are served; the first is the usual one.
+        sources: number (see :func:`numbers`) to the service with the source's commands.
+        paths: under which they are served, with their numbers; the first is the usual one.
         standard: the standard commands.
         ended: ends the service when set.
         exception: the interface's exception.
@@ -137,25 +143,38 @@ async def serve(options: argparse.Namespace, service: object, paths: tuple[str, 
         errors.BadConfig: the endpoint cannot or must not be bound.
         errors.Later: another program serves there.
     """
-    source, std = commands(service), commands(standard)
-    wanted = faults.faults(options, [*source, *std])
-    source = faults.faulty(source, wanted, exception)
     given = uri.parse(options.uri, bind=True)
     if given.note:
         cli.warn(given.note)
     paths = paths if not given.path or given.path in paths else (given.path, *paths)
-    server = rpcserver.Server(
-        options.uri, {**dict.fromkeys(paths, source),
-                      "std": faults.faulty(std, wanted, "stdif::ExceptionErr")},
-        curve=_curve(options), insecure=options.insecure)
+    server = rpcserver.Server(options.uri, _services(options, sources, paths, standard, exception),
+                              curve=_curve(options), insecure=options.insecure)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(signum) is not signal.SIG_IGN:
             loop.add_signal_handler(signum, ended.set)
     async with server:
-        _tell(options, uri.with_path(server.endpoint, given.path or paths[0]))
+        _tell(options, {f"{options.name}{number}":
+                        uri.with_path(server.endpoint, (given.path or paths[0]) + number)
+                        for number in sources})
         await ended.wait()
     return errors.OK
+
+
+def _services(options: argparse.Namespace, sources: Mapping[str, object], paths: tuple[str, ...],
+              standard: Standard, exception: str) -> dict[str, dict[str, Handler]]:
+    std = commands(standard)
+    known = {*commands(next(iter(sources.values()))), *std}
+    wanted, without = faults.faults(options, known), faults.missing(options, known)
+
+    def left(service: object) -> dict[str, Handler]:
+        return {name: done for name, done in commands(service).items() if name not in without}
+
+    services = {"std": faults.faulty(left(standard), wanted, "stdif::ExceptionErr")}
+    for number, source in sources.items():
+        made = faults.faulty(left(source), wanted, exception, number and options.name + number)
+        services.update({path + number: made for path in paths})
+    return services
 
 
 def _curve(options: argparse.Namespace) -> rpcserver.Curve | None:
@@ -166,9 +185,13 @@ def _curve(options: argparse.Namespace) -> rpcserver.Curve | None:
     return None
 
 
-def _tell(options: argparse.Namespace, endpoint: uri.Endpoint) -> None:
-    if options.json:
-        cli.emit({"kind": options.kind, "name": options.name, "uri": str(endpoint)})
-    else:
-        cli.show(str(endpoint))
-    cli.say(f"{options.kind} {options.name} ready at {endpoint}")
+def _tell(options: argparse.Namespace, endpoints: Mapping[str, uri.Endpoint]) -> None:
+    for name, endpoint in endpoints.items():
+        if options.json:
+            cli.emit({"kind": options.kind, "name": name, "uri": str(endpoint)})
+        else:
+            cli.show(str(endpoint))
+    (first, at), (last, end) = list(endpoints.items())[0], list(endpoints.items())[-1]
+    several = f" to {last}", f" to /{end.path}"
+    more = several if options.count > 1 else ("", "")
+    cli.say(f"{options.kind} {first}{more[0]} ready at {at}{more[1]}")

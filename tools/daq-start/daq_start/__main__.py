@@ -7,7 +7,7 @@ import os
 import sys
 
 from daq_start import live, request
-from daqlib import cli, config, errors, job, spool
+from daqlib import cli, config, dictionary, errors, job, spool
 
 EXAMPLES = """\
 daq-start --file a.fits --file host:/data/b.fits --keywords @kw.json
@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
     document.setdefault("instrument", settings["instrument_id"])
     made = job.new(document)
     job.check(made)
+    made = dictionary.load(settings["dictionaries"]).specification(made)
     request.check_files(made)
     if options.dry_run:
         cli.emit(made)

@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
     """Run daq-watch; return the exit code."""
     options = cli.parse(build_parser(), argv)
     settings = config.load(options.config)
+    if note := settings.note():
+        cli.say(note)
     on = spool.open_spool(options.spool, settings, "daq-watch")
     tools = {stage: cli.command(f"daq-{stage}") for stage in choice.STAGES}
     if options.dry_run:

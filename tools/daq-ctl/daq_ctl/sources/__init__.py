@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from daqlib import errors, names, uri
@@ -34,12 +34,14 @@ class Delivery:
     Attributes:
         files: FITS files, ``host:path`` or absolute path.
         keywords: in the format of ``schema/keywords.json``.
-        fault: why the delivery is not what it should be, or empty.
+        fault: why the files are not what they should be, or empty.
+        keyword_fault: why its keywords are not used, or empty.
     """
 
     files: list[str] = field(default_factory=list)
     keywords: list[dict[str, Any]] = field(default_factory=list)
     fault: str = ""
+    keyword_fault: str = ""
 
 
 class Source(Protocol):
@@ -54,8 +56,8 @@ class Source(Protocol):
 
     endpoint: str
 
-    def __init__(self, name: str, endpoint: str, job: str, timeout: float) -> None:
-        """Take the source's name, its URI, the acquisition's id and the limit for a reply (s)."""
+    def __init__(self, description: dict[str, Any], job: str, timeout: float) -> None:
+        """Take the source of the job file, the acquisition's id and the limit for a reply (s)."""
 
     async def start(self) -> None:
         """Begin to record; returns when the source acknowledged."""
@@ -75,6 +77,20 @@ class Source(Protocol):
 
     async def status(self) -> str:
         """Return RECORDING, ENDED, FAILED or ABSENT for this acquisition's recording."""
+
+
+class Primary(Source, Protocol):
+    """A primary source, which can pause; both methods are harmless when repeated."""
+
+    async def pause(self) -> None:
+        """Interrupt the recording."""
+
+    async def resume(self) -> None:
+        """Go on with a recording that was paused."""
+
+
+class Lacking(errors.BadData):
+    """The source does not implement a command; nothing but a force command goes on without."""
 
 
 def make(description: dict[str, Any], job: str, timeout: float) -> Source:
@@ -97,8 +113,7 @@ def make(description: dict[str, Any], job: str, timeout: float) -> Source:
         raise errors.BadData(f"source {name!r}: no adapter for the URI scheme {scheme!r}",
                              f"known schemes: {', '.join(known)}")
     module, _, attribute = place.partition(":")
-    made: Source = getattr(importlib.import_module(module), attribute)(
-        name, endpoint, job, timeout)
+    made: Source = getattr(importlib.import_module(module), attribute)(description, job, timeout)
     return made
 
 
@@ -109,8 +124,10 @@ def endpoint(text: str, path: str) -> str:
         errors.BadData: the URI is not valid.
     """
     parsed = uri.parse(text)
-    whole = str(parsed if parsed.path else uri.with_path(parsed, path))
-    return whole.replace("//localhost:", "//127.0.0.1:")
+    if not parsed.path:
+        parsed = uri.with_path(parsed, path)
+    host = parsed.host.lower()
+    return str(replace(parsed, host="127.0.0.1" if host == "localhost" else host))
 
 
 def locations(reported: Any) -> tuple[list[str], str]:

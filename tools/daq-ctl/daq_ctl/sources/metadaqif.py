@@ -1,4 +1,4 @@
-"""Metadata sources with the metadaqif interface (ESO-396401, section 11.1)."""
+"""Metadata sources with the metadaqif interface (ESO-396401, sections 7 and 9.2)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Metadaqif(Peer):
     stoppable = (*live, "Stopping")
     ended = ("Succeeded", "Stopping")
     failed = ("Failed", "Aborted", "Aborting")
+    by_id = True
 
     def own(self, reply: Any) -> Status:
         """Return any status: the query is by id, and a reply need not repeat it."""
@@ -36,18 +37,18 @@ class Metadaqif(Peer):
 
     async def stop(self, patience: float) -> Delivery:
         """Stop the session, or accept that it is stopped, and return what it brought."""
-        status = await self.look()
-        if status.get(self.key) in self.stoppable:
+        status = await self.look_before()
+        if not status or status.get(self.key) in self.stoppable:
             status = await self.end("StopDaq", patience, id=self.job)
         if not status:
             raise self.unknown()
         state = status.get(self.key)
         if state in ("Failed", "Aborted"):
-            raise errors.BadData(f"source {self.name}: its session has {state.lower()}: "
+            raise errors.BadData(f"its session has {state.lower()}: "
                                  f"{status.get('message', '')}".rstrip(": "))
         files, fault = sources.locations(status.get("files"))
         keywords, wrong = _keywords(status.get("keywords", ""))
-        return Delivery(files, keywords, wrong or fault)
+        return Delivery(files, keywords, fault, wrong)
 
     async def abort(self) -> None:
         """Abort the session; one that is not there or has ended is left alone."""
@@ -55,10 +56,10 @@ class Metadaqif(Peer):
 
 
 def _keywords(text: Any) -> tuple[list[dict[str, Any]], str]:
-    """Return valid keywords, or none and why (manual 9.1.3: invalid ones are an error)."""
+    """Return keywords of a valid shape, or none and why (manual 9.1.3: they are an error)."""
     try:
         keywords = json.loads(text) if isinstance(text, str) and text else text or []
         schema.check("keywords", keywords, "keywords")
     except (ValueError, errors.BadData) as error:
-        return [], f"its keywords are not valid: {error}"
+        return [], str(error)
     return keywords, ""

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from daq_ctl import sources
-from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING
+from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Lacking
 from daqlib import errors, rpc
 
 Status = dict[str, Any]
+
+#: After these nobody knows whether a command took effect, so the source is asked.
+_UNSURE = (rpc.RemoteError, rpc.RpcTimeout, rpc.BadReply, Lacking)
 
 
 class Peer:
@@ -26,6 +29,9 @@ class Peer:
         stoppable: states in which a stop has something to wait for.
         ended: states of one that is over and whose files count.
         failed: states of one that is over otherwise.
+        by_id: whether stop and abort name the recording. They are then sent even if the source
+            does not tell its state: it may yet obey. Otherwise they would act on whatever it
+            records, which need not be ours.
     """
 
     path: ClassVar[str]
@@ -35,17 +41,28 @@ class Peer:
     stoppable: ClassVar[tuple[str, ...]]
     ended: ClassVar[tuple[str, ...]]
     failed: ClassVar[tuple[str, ...]]
+    by_id: ClassVar[bool]
 
-    def __init__(self, name: str, endpoint: str, job: str, timeout: float) -> None:
+    def __init__(self, description: dict[str, Any], job: str, timeout: float) -> None:
         """See :class:`daq_ctl.sources.Source`."""
-        self.name = name
-        self.endpoint = sources.endpoint(endpoint, self.path)
+        self.name = str(description["sourceName"])
+        self.endpoint = sources.endpoint(description["rrUri"], self.path)
         self.job = job
         self.timeout = timeout
 
     async def ask(self, command: str, limit: float = 0.0, **params: Any) -> Any:
-        """Send one request; ``limit`` replaces the usual time for a reply."""
-        return await rpc.acall(self.endpoint, command, params, limit or self.timeout)
+        """Send one request; ``limit`` replaces the usual time for a reply.
+
+        Raises:
+            Lacking: the source does not implement the command.
+            errors.DaqError: it refused, or did not reply.
+        """
+        try:
+            return await rpc.acall(self.endpoint, command, params, limit or self.timeout)
+        except rpc.RemoteError as error:
+            if not lacks(error):
+                raise
+            raise Lacking(f"it does not implement {command} ({error.message})") from error
 
     def own(self, reply: Any) -> Status:
         """Return a status if it is that of our recording, else an empty one."""
@@ -58,13 +75,26 @@ class Peer:
         except rpc.RemoteError:
             return {}
 
+    async def look_before(self) -> Status:
+        """Return the status before a command; empty when it is not told and need not be.
+
+        Raises:
+            errors.DaqError: it must be told, and is not.
+        """
+        try:
+            return await self.look()
+        except errors.DaqError:
+            if self.by_id:
+                return {}
+            raise
+
     async def state(self) -> str:
         """Return the source's own word for the state of our recording."""
         return str((await self.look()).get(self.key, ""))
 
     def unknown(self) -> errors.Unavailable:
         """Return the error for a recording that the source does not know."""
-        return errors.Unavailable(f"source {self.name} does not know this recording",
+        return errors.Unavailable("it does not know this recording",
                                   "look at the source; daq.forcestop goes on without it")
 
     async def begin(self, command: str, **params: Any) -> None:
@@ -92,24 +122,35 @@ class Peer:
         try:
             reply = await self.ask(command, **params)
             return reply if isinstance(reply, dict) and reply else await self.look()
-        except (rpc.RemoteError, rpc.RpcTimeout) as error:
+        except _UNSURE as error:
             # it ended a moment before, or is writing its files
             late = isinstance(error, rpc.RpcTimeout)
-            status = await sources.settled(self.look, self.key, self.stoppable,
-                                           patience if late else 0)
+            try:
+                status = await sources.settled(self.look, self.key, self.stoppable,
+                                               patience if late else 0)
+            except errors.DaqError:
+                raise error from None
             if status.get(self.key) in self.stoppable:
                 raise error from None
             return status
 
     async def discard(self, command: str, **params: Any) -> None:
-        """Send the abort if there is something to abort."""
-        if await self.state() not in (*self.stoppable, "Aborting"):
+        """Send the abort if there is, or may be, something to abort."""
+        state = str((await self.look_before()).get(self.key, ""))
+        if state not in (*self.stoppable, "Aborting") and (state or not self.by_id):
             return
         try:
             await self.ask(command, **params)
-        except rpc.RemoteError:
-            if await self.state() in self.stoppable:  # else it ended a moment before
-                raise
+        except _UNSURE as error:
+            if await self._goes_on():  # else it ended a moment before, or did obey
+                raise error from None
+
+    async def _goes_on(self) -> bool:
+        """Tell whether the recording goes on, as far as the source tells."""
+        try:
+            return await self.state() in self.stoppable
+        except errors.DaqError:
+            return True
 
     async def status(self) -> str:
         """See :class:`daq_ctl.sources.Source`."""
@@ -119,3 +160,12 @@ class Peer:
         if state in self.ended:
             return ENDED
         return FAILED if state in self.failed else ABSENT
+
+
+def lacks(error: rpc.RemoteError) -> bool:
+    """Tell whether a refusal means that the source does not have the command.
+
+    Either it is not served, or the source says so in its own words: not every implementer of the
+    recif interface has abort, pause and continue.
+    """
+    return error.rpc_code == rpc.METHOD_NOT_FOUND or "not implemented" in error.message.lower()

@@ -1,10 +1,13 @@
-"""Primary sources with the recif interface (ESO-396401, section 11.1).
+"""Primary sources with the recif interface (ESO-396401, sections 7 and 9.2).
 
-RecStop, RecAbort and RecWait act on the one current recording, whoever began it. The adapter
-therefore gives every recording the acquisition's id and looks at it before it acts.
+RecStop, RecAbort, RecPause, RecContinue and RecWait act on the one current recording, whoever
+began it. The adapter therefore gives every recording the acquisition's id and looks at it before
+it acts.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from daq_ctl import sources
 from daq_ctl.sources import Delivery
@@ -19,14 +22,22 @@ class Recif(Peer):
     path = "rec"
     query = "RecStatus"
     key = "status"
-    live = ("Active", "Paused")
+    live = ("Inactive", "Active", "Paused")  # one that is ours and Inactive waits for its startTime
     stoppable = live
     ended = ("Completed", "Stopped")
     failed = ("Failed", "Aborted")
+    by_id = False
+
+    def __init__(self, description: dict[str, Any], job: str, timeout: float) -> None:
+        """See :class:`daq_ctl.sources.Source`."""
+        super().__init__(description, job, timeout)
+        self.properties = {"id": job}
+        if "startTime" in description:
+            self.properties["startTime"] = str(description["startTime"])
 
     async def start(self) -> None:
-        """Begin a recording that bears the acquisition's id."""
-        await self.begin("RecStart", properties={"id": self.job})
+        """Begin a recording that bears the acquisition's id, at its absolute time if it has one."""
+        await self.begin("RecStart", properties=self.properties)
 
     async def wait(self, seconds: float) -> bool:
         """Wait for the end of the recording; a failed one has ended, too."""
@@ -38,7 +49,7 @@ class Recif(Peer):
             status = self.own(waited) or await self.look()
         if not status:
             raise self.unknown()
-        return status.get(self.key) not in (*self.live, "Inactive", "Undefined")
+        return status.get(self.key) not in (*self.live, "Undefined")
 
     async def stop(self, patience: float) -> Delivery:
         """Stop our recording if it still runs and return its files."""
@@ -56,3 +67,18 @@ class Recif(Peer):
     async def abort(self) -> None:
         """Abort our recording; one of somebody else's is left alone."""
         await self.discard("RecAbort")
+
+    async def pause(self) -> None:
+        """Pause our recording unless it is paused."""
+        await self._unless("Paused", "RecPause")
+
+    async def resume(self) -> None:
+        """Go on with our recording unless it goes on."""
+        await self._unless("Active", "RecContinue")
+
+    async def _unless(self, done: str, command: str) -> None:
+        status = await self.look()
+        if not status:
+            raise self.unknown()
+        if status.get(self.key) != done:
+            await self.ask(command)

@@ -1,0 +1,171 @@
+"""The feed of daq-ctl by itself: who waits is answered, and nobody has to wait for that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daq_ctl.feed import Feed
+from daqlib import errors
+from daqlib.spool import Spool
+from harness import make_spool
+
+CROWD = 1000
+
+
+@pytest.fixture
+def on(tmp_path: Path) -> Spool:
+    made = Spool(str(make_spool(tmp_path / "spool")), "test")
+    Path(made.job_path("acquire", "j")).write_text("{}")
+    made.log("j", "state", stage="acquire", substate="Acquiring")
+    return made
+
+
+@asynccontextmanager
+async def followed(on: Spool) -> AsyncIterator[Feed]:
+    feed = Feed(on, lambda status: None, lambda job, place: None, 60.0)
+    feed.start()
+    try:
+        yield feed
+    finally:
+        feed.close()
+
+
+def waiting(feed: Feed, count: int, substate: str, seconds: float = 30.0,
+            ) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(feed.wait("j", "StateAcquiring", substate, seconds))
+            for _ in range(count)]
+
+
+def enter(on: Spool, feed: Feed, substate: str) -> None:
+    on.log("j", "state", stage="acquire", substate=substate)
+    feed.refresh("j")
+
+
+def test_a_crowd_is_woken_bit_by_bit(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            crowd = waiting(feed, CROWD, "Stopped")
+            await asyncio.sleep(0)
+            enter(on, feed, "Stopping")
+            await asyncio.sleep(0)
+            assert not any(task.done() for task in crowd)
+            enter(on, feed, "Stopped")
+            turns = 0
+            while not all(task.done() for task in crowd):
+                await asyncio.sleep(0)  # what others get
+                turns += 1
+            assert turns >= CROWD / 50
+            assert {(task.result()[0]["substate"], task.result()[1]) for task in crowd} == {
+                ("Stopped", True)}
+            assert not feed._waiters
+    asyncio.run(run())
+
+
+def test_the_answer_is_that_of_the_moment(on: Spool) -> None:
+    """What happens until it is their turn does not change it."""
+    async def run() -> None:
+        async with followed(on) as feed:
+            crowd = waiting(feed, 100, "Stopping")
+            await asyncio.sleep(0)
+            enter(on, feed, "Stopping")
+            enter(on, feed, "Stopped")
+            Path(on.job_path("acquire", "j")).unlink()
+            feed.refresh("j")
+            assert {(now["substate"], answer) for now, answer in await asyncio.gather(*crowd)} == {
+                ("Stopping", True)}
+    asyncio.run(run())
+
+
+def test_the_first_answer_counts(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            crowd = [asyncio.create_task(feed.wait("j", "StateMerging", "", 30.0))
+                     for _ in range(100)]
+            await asyncio.sleep(0)
+            on.move("j", "acquire", "merge")
+            feed.refresh("j")  # several substates were passed
+            assert {now["substate"] for now, _ in await asyncio.gather(*crowd)} == {"NotScheduled"}
+    asyncio.run(run())
+
+
+def test_who_is_answered_has_not_run_out_of_time(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            crowd = waiting(feed, CROWD, "Stopped", 0.2)
+            await asyncio.sleep(0.01)
+            enter(on, feed, "Stopped")
+            await asyncio.sleep(0)
+            loop = asyncio.get_running_loop()
+            end = loop.time() + 0.3
+            while loop.time() < end:
+                pass  # all their times run out before the rest is woken
+            assert {answer for _, answer in await asyncio.gather(*crowd)} == {True}
+    asyncio.run(run())
+
+
+def test_some_leave_and_others_come_while_a_crowd_is_woken(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            crowd = waiting(feed, 200, "Stopping")
+            aborted = waiting(feed, 1, "Aborting")
+            await asyncio.sleep(0)
+            enter(on, feed, "Stopping")
+            for task in crowd[::2]:
+                task.cancel()
+            late = waiting(feed, 50, "Stopped")
+            answers = await asyncio.gather(*crowd, return_exceptions=True)
+            assert sum(isinstance(answer, tuple) for answer in answers) == 100
+            assert not any(task.done() for task in (*late, *aborted))
+            enter(on, feed, "Stopped")
+            assert {answer for _, answer in await asyncio.gather(*late)} == {True}
+            assert not aborted[0].done()
+            aborted[0].cancel()
+            await asyncio.wait(aborted)
+            assert not feed._waiters
+            assert not feed._answered
+    asyncio.run(run())
+
+
+def test_who_waits_for_a_job_that_vanishes_learns_it(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            crowd = waiting(feed, 100, "Stopped")
+            await asyncio.sleep(0)
+            Path(on.job_path("acquire", "j")).unlink()
+            feed.refresh("j")
+            answers = await asyncio.gather(*crowd, return_exceptions=True)
+            assert all(isinstance(answer, errors.NoJob) for answer in answers)
+            assert not feed._waiters
+    asyncio.run(run())
+
+
+def test_time_runs_out(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            now, answer = await feed.wait("j", "StateAcquiring", "Stopped", 0.05)
+            assert (now["substate"], answer) == ("Acquiring", None)
+    asyncio.run(run())
+
+
+def test_histories_are_kept_while_a_job_is_on_its_way_only(on: Spool) -> None:
+    async def run() -> None:
+        async with followed(on) as feed:
+            assert set(on._readers) == {"j"}
+            on.move("j", "acquire", "hold")
+            feed.refresh("j")
+            assert not on._readers
+            assert [found["id"] for found in await feed.active()] == ["j"]
+            on.move("j", "hold", "merge")
+            feed.refresh("j")
+            assert set(on._readers) == {"j"}
+            on.move("j", "merge", "done")
+            feed.refresh("j")
+            assert not on._readers
+            assert await feed.active() == []
+    asyncio.run(run())
