@@ -5,6 +5,7 @@ all of them alike. The scratch directory decides which file system is measured.
 
     make bench                                   all groups, a few minutes
     bench/run --group merge --size 64 --runs 3   quicker
+    bench/run --group control --quick            acquisition control in three minutes
 """
 
 from __future__ import annotations
@@ -125,10 +126,10 @@ def make_inputs(scratch: str, size: int) -> None:
                         "location": f"in{number}.fits"})
     keywords = [{"type": "esoKeyword", "name": f"INS TEMP{n} VAL", "value": n / 7}
                 for n in range(500)]
-    sources.insert(0, {"type": "fitsKeywords", "sourceName": "ocm", "keywords": keywords})
+    ocm = {"type": "fitsKeywords", "sourceName": "ocm", "keywords": keywords}
     target = {"type": "fitsFile", "sourceName": "s0", "location": "in0.fits"}
     with open(os.path.join(scratch, "specification.json"), "w") as file:
-        json.dump({"id": "bench", "sources": sources,
+        json.dump({"id": "bench", "sources": [ocm, *sources],
                    "target": {"fileId": "BENCH.2026-01-01T00:00:00.000", "source": target}}, file)
 
 
@@ -148,7 +149,33 @@ def with_astropy(scratch: str) -> None:
     hdus.writeto(os.path.join(scratch, "product.fits"), checksum=True)
 
 
-GROUPS = {"start-up": start_up, "spool": spool, "merge": merge}
+def control(scratch: str, options: argparse.Namespace) -> list[str]:
+    """Measure acquisition control; return the targets that were missed."""
+    import control as parts
+    import crowd
+
+    quick = options.quick
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    bench = parts.Bench(os.path.join(options.checkout, "bin"), scratch, quick,
+                        options.hold or (20.0 if quick else 180.0), parts.Report())
+
+    def starts() -> None:
+        syncs = parts.count_syncs(bench)
+        for half, rounds, target in ((1, 200, 10.0), (50, 60, 60.0)):
+            parts.starts(bench, half, 50 if quick else rounds,
+                         syncs.get(2 * half, {}).get("StartDaqV2", 0), target)
+
+    choices: dict[str, Callable[[], None]] = {
+        "starts": starts, "hold": lambda: crowd.hold(bench),
+        "hanging": lambda: parts.hanging(bench), "client": lambda: parts.client(bench),
+        "waiters": lambda: crowd.waiters(bench), "keywords": lambda: parts.keywords(bench)}
+    for name in options.only or choices:
+        choices[name]()
+    return bench.report.missed
+
+
+RACES = {"start-up": start_up, "spool": spool, "merge": merge}
+GROUPS = (*RACES, "control")
 
 
 def main() -> int:
@@ -156,9 +183,17 @@ def main() -> int:
     made = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--group", choices=GROUPS, action="append")
-    made.add_argument("--runs", type=int, default=5)
+    made.add_argument("--runs", type=int, default=5, help="rounds of a race")
     made.add_argument("--size", type=int, default=512, help="MiB of the merge's target")
     made.add_argument("--scratch", help="directory to work in (default: a temporary one)")
+    made.add_argument("--quick", action="store_true", help="control: fewer rounds")
+    made.add_argument("--hold", type=float, metavar="S",
+                      help="control: seconds to hold 200 acquisitions (default: 180, quick 20)")
+    made.add_argument("--only", action="append", metavar="PART",
+                      choices=("starts", "hold", "hanging", "client", "waiters", "keywords"),
+                      help="control: one of %(choices)s")
+    made.add_argument("--checkout", default=TOP, metavar="DIR",
+                      help="control: measure the daq-ctl of another checkout")
     made.add_argument("--astropy", metavar="DIR", help=argparse.SUPPRESS)
     options = made.parse_args()
     if options.astropy:
@@ -169,7 +204,11 @@ def main() -> int:
         for name in options.group or GROUPS:
             folder = os.path.join(scratch, name)
             os.mkdir(folder)
-            race(name, GROUPS[name](folder, options.size), options.runs)
+            if name == "control":
+                missed = control(folder, options)
+                print(f"\ntargets missed: {'; '.join(missed) or 'none'}")
+            else:
+                race(name, RACES[name](folder, options.size), options.runs)
     finally:
         shutil.rmtree(scratch)
     return 0
