@@ -17,6 +17,9 @@ from typing import Any
 from harness import CHECKOUT
 
 TOOLS = sorted(path.name for path in (CHECKOUT / "tools").iterdir() if path.is_dir())
+#: ESO's programs, each with the tool whose front it is.
+PROGRAMS = {"daqOcmServer": "daq-ctl", "daqOcmCtl": "daq-ctl", "daqDpmServer": "daq-watch",
+            "daqDpmMerge": "daq-merge", "daqSimRecif": "daq-sim", "daqSimMetadaqif": "daq-sim"}
 #: Imported only where they are needed: each costs more than a bare interpreter.
 HEAVY = {"astropy", "asyncio", "fitsio", "inotify_simple", "jsonschema", "numpy", "sh", "yaml",
          "zmq"}
@@ -107,9 +110,13 @@ def reached(module: str, *, eager: bool) -> dict[str, str]:
     return found
 
 
-def parser(tool: str) -> ArgumentParser:
-    """Return a tool's argument parser."""
-    made = importlib.import_module(f"{package(tool)}.__main__").build_parser()
+def parser(name: str) -> ArgumentParser:
+    """Return the argument parser of a tool or of one of ESO's programs."""
+    if name in PROGRAMS:
+        fronts = importlib.import_module(f"{package(PROGRAMS[name])}.eso").PROGRAMS
+        made = fronts[name][0]()
+    else:
+        made = importlib.import_module(f"{package(name)}.__main__").build_parser()
     assert isinstance(made, ArgumentParser)
     return made
 
@@ -137,9 +144,14 @@ def arguments(made: ArgumentParser) -> list[Action]:
     return found
 
 
-def manual(tool: str) -> dict[str, list[str]]:
-    """Return the sections of a tool's manual page, with plain hyphens."""
-    path = CHECKOUT / "tools" / tool / f"{tool}.1"
+def page(name: str) -> str:
+    """Return where the manual page of a tool or program lies."""
+    return f"tools/{PROGRAMS.get(name, name)}/{name}.1"
+
+
+def manual(name: str) -> dict[str, list[str]]:
+    """Return the sections of the manual page of a tool or program, with plain hyphens."""
+    path = CHECKOUT / page(name)
     sections: dict[str, list[str]] = {"": []}
     lines = sections[""]
     for line in path.read_text().replace(r"\-", "-").splitlines():

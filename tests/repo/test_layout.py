@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -12,10 +13,12 @@ import pytest
 import rooms
 from daqlib import spool
 from harness import CHECKOUT, FOLDERS, MARKER
-from rooms import HEAVY, TOOLS, package
+from rooms import HEAVY, PROGRAMS, TOOLS, package
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES"]
+NAMES = [*TOOLS, *PROGRAMS]
 each_tool = pytest.mark.parametrize("tool", TOOLS)
+each_name = pytest.mark.parametrize("name", NAMES)
 
 
 def test_there_are_the_eight_tools() -> None:
@@ -27,14 +30,22 @@ def test_links_in_bin() -> None:
     links = {path.name: os.readlink(path) for path in (CHECKOUT / "bin").iterdir()
              if path.is_symlink()}
     assert set(links.values()) == {"launch"}
-    assert sorted(name for name in links if name.startswith("daq-")) == TOOLS
+    assert sorted(links) == sorted(NAMES)
     assert os.access(CHECKOUT / "bin" / "launch", os.X_OK)
 
 
 def test_console_scripts() -> None:
     wanted = {tool: f"{package(tool)}.__main__:main" for tool in TOOLS}
-    scripts = rooms.pyproject()["project"]["scripts"]
-    assert {name: scripts[name] for name in scripts if name.startswith("daq-")} == wanted
+    fronts = {name: f"{package(tool)}.eso:{name}" for name, tool in PROGRAMS.items()}
+    assert rooms.pyproject()["project"]["scripts"] == wanted | fronts
+
+
+@pytest.mark.parametrize("tool", sorted(set(PROGRAMS.values())))
+def test_fronts_of_a_room(tool: str) -> None:
+    fronts = importlib.import_module(f"{package(tool)}.eso")
+    assert set(fronts.PROGRAMS) == {name for name in PROGRAMS if PROGRAMS[name] == tool}
+    for name, (_, program) in fronts.PROGRAMS.items():
+        assert program is getattr(fronts, name)
 
 
 def test_wheel_packages() -> None:
@@ -46,7 +57,7 @@ def test_wheel_packages() -> None:
 def test_manuals_in_wheel() -> None:
     wheel = rooms.pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]
     pages = {path: there for path, there in wheel["shared-data"].items() if path.endswith(".1")}
-    assert pages == {f"tools/{tool}/{tool}.1": f"share/man/man1/{tool}.1" for tool in TOOLS}
+    assert pages == {rooms.page(name): f"share/man/man1/{name}.1" for name in NAMES}
 
 
 def test_development_folders_and_typed_packages() -> None:
@@ -68,24 +79,25 @@ def test_room(tool: str) -> None:
     assert len(opening.body) == 1 and ast.get_docstring(opening), "__init__: a docstring, no more"
 
 
-@each_tool
-def test_manual_sections(tool: str) -> None:
-    page = rooms.manual(tool)
-    assert [name for name in SECTIONS if not "".join(page.get(name, []))] == []
-    assert re.search(rf"{tool}\b.* -+ \w", " ".join(page["NAME"])), "NAME: tool - what it does"
+@each_name
+def test_manual_sections(name: str) -> None:
+    page = rooms.manual(name)
+    assert [section for section in SECTIONS if not "".join(page.get(section, []))] == []
+    assert re.search(rf"{name}\b.* -+ \w", " ".join(page["NAME"])), "NAME: tool - what it does"
+    assert page[""][0].startswith(f".TH {name.upper()} 1 ")
 
 
-@each_tool
-def test_manual_options(tool: str) -> None:
-    page = rooms.manual(tool)
+@each_name
+def test_manual_options(name: str) -> None:
+    page = rooms.manual(name)
     tagged: set[str] = set()
-    for name, lines in page.items():
-        if name not in ("SYNOPSIS", "EXAMPLES", "SEE ALSO"):
+    for section, lines in page.items():
+        if section not in ("SYNOPSIS", "EXAMPLES", "SEE ALSO"):
             for line in lines:
                 tagged |= _tagged(line)
-    options = rooms.options(rooms.parser(tool))
-    assert sorted(options - tagged) == [], f"not in {tool}.1"
-    assert sorted(tagged - options - {"--"}) == [], f"in {tool}.1, but not in the parser"
+    options = rooms.options(rooms.parser(name))
+    assert sorted(options - tagged) == [], f"not in {name}.1"
+    assert sorted(tagged - options - {"--"}) == [], f"in {name}.1, but not in the parser"
 
 
 def _tagged(line: str) -> set[str]:
@@ -98,17 +110,17 @@ def _tagged(line: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", head[1]))
 
 
-@each_tool
-def test_every_option_has_help(tool: str) -> None:
-    silent = [action.dest for action in rooms.arguments(rooms.parser(tool)) if not action.help
+@each_name
+def test_every_option_has_help(name: str) -> None:
+    silent = [action.dest for action in rooms.arguments(rooms.parser(name)) if not action.help
               and action.option_strings]
     assert silent == []
 
 
-@each_tool
-def test_help_shows_examples(tool: str) -> None:
-    made = rooms.parser(tool)
-    assert made.prog == tool
+@each_name
+def test_help_shows_examples(name: str) -> None:
+    made = rooms.parser(name)
+    assert made.prog == name
     assert "examples:" in made.format_help()
 
 
@@ -143,16 +155,21 @@ def test_nothing_heavy_at_the_top_of_a_module() -> None:
     assert wrong == []
 
 
+#: Modules of the library that only a program with an event loop loads.
+EVENT_LOOP = {f"daqlib.{name}" for name in ("rpcserver", "rpcbound", "rpclink", "rpcloop")}
+
+
 def _allowed(module: str) -> set[str]:
     """Return the heavy packages for which a module exists: those of the daemons' inner parts."""
     room, _, name = module.partition(".")
     daemon = room in ("daq_ctl", "daq_sim") and name != "__main__"
-    return {"asyncio", "zmq"} if daemon or module == "daqlib.rpcserver" else set()
+    return {"asyncio", "zmq"} if daemon or module in EVENT_LOOP else set()
 
 
-@each_tool
-def test_parsing_arguments_loads_nothing_heavy(tool: str) -> None:
-    main = f"{package(tool)}.__main__"
+@each_name
+def test_parsing_arguments_loads_nothing_heavy(name: str) -> None:
+    main = (f"{package(PROGRAMS[name])}.eso" if name in PROGRAMS
+            else f"{package(name)}.__main__")
     heavy = [f"{module} imports {item.name}"
              for module in (main, *rooms.reached(main, eager=True))
              for item in rooms.imports(module)
