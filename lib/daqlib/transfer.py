@@ -2,6 +2,7 @@
 
 What rsync is told and why:
 
+* A path to write to is quoted here for the remote shell; rsync's own quoting is not complete.
 * Names of files to fetch travel inside the protocol (``--files-from``), where neither a shell nor
   a wildcard nor an option parser sees them; this also works against a key restricted by rrsync.
 * Never ``--partial``, ``--inplace`` or ``--append``: they give half a file the final name.
@@ -37,8 +38,10 @@ _CONNECT = 20  # seconds
 _GRACE = 5.0  # seconds between TERM and KILL
 _SSH = (f"-o BatchMode=yes -o ConnectTimeout={_CONNECT} -o ControlMaster=no "
         "-o ClearAllForwardings=yes")
-# before this version a remote path was given to the remote shell as it is
-_ESCAPES_SINCE = (3, 2, 4)
+# from this version on rsync quotes remote paths, and has an option not to
+_QUOTES_SINCE = (3, 2, 4)
+# what a shell takes for more than a character of a word
+_SHELL_CHARACTERS = re.compile(r"""[] !"#$&'()*;<>?[\\^`{|}]""")
 _WILD = re.compile(r"[*?\[\]\\]")
 _ERRNO = re.compile(r"\((\d+)\)\s*$")
 _NO_COMMAND = re.compile(r"rsync: (command )?not found")
@@ -192,8 +195,9 @@ def _upload(link: Link, path: str, target: str, *options: str) -> Ended:
     if _WILD.search(target):
         raise errors.BadConfig(f"{link.host}:{target}: a remote path with wildcards or "
                                "backslashes could mean another one", "rename the directory")
-    ended = _rsync(link, [*options, *_literal(link.settings), "--out-format=%i %n", "--",
-                          path, f"{link.host}:{target}"])
+    quoted = _SHELL_CHARACTERS.sub(r"\\\g<0>", target)
+    ended = _rsync(link, [*options, *_as_quoted(link.settings), "--out-format=%i %n", "--",
+                          path, f"{link.host}:{quoted}"])
     if ended.code == 23 and _EACCES in _errnos(ended):
         raise errors.NoPermission(f"{link.host}: {_reason(ended)}",
                                   "check owner and mode of the directory there")
@@ -297,16 +301,17 @@ def _program(name: str, key: str, package: str) -> None:
         raise errors.BadConfig(f"{name} ({key}) is not installed", f"apt-get install {package}")
 
 
-def _literal(settings: Config) -> list[str]:
-    """Return the option that keeps a remote path from the remote shell, where one is needed.
+def _as_quoted(settings: Config) -> list[str]:
+    """Return the options by which rsync gives a remote path to the remote shell as we quoted it.
 
-    Newer versions quote the path by themselves; rrsync refuses the option.
+    Its own quoting lets a backquote through to the shell (seen with 3.2.7); ``--protect-args``,
+    which needs none, is refused by rrsync.
     """
     told = subprocess.run([settings["bin_rsync"], "--version"], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, check=False).stdout
     found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", told)
-    new = found is not None and tuple(map(int, found.groups())) >= _ESCAPES_SINCE
-    return [] if new else ["--protect-args"]
+    quotes = found is not None and tuple(map(int, found.groups())) >= _QUOTES_SINCE
+    return ["--no-protect-args", *(["--old-args"] if quotes else [])]
 
 
 def _rsync(link: Link, arguments: Sequence[str], data: bytes = b"") -> Ended:

@@ -248,13 +248,28 @@ def test_rsync(daq: Daq, stand: Stand, box: Path) -> None:
 
 @pytest.mark.needs("rsync")
 @pytest.mark.parametrize("name", ["a b", "it's", 'q"q', "c:d", "$(touch pwned)", "ä∂", "-x",
-                                  "a;b|c&d", "`id`", "%41", "~", "a#!"])
+                                  "a;b|c&d", "`touch pwned`", "%41", "~", "a#!", "{a,b}",
+                                  "$HOME", "<a>", "(x)", "^a^b", "a=b"])
 def test_rsync_to_odd_directories(daq: Daq, stand: Stand, name: str) -> None:
     (daq.folder / name).mkdir()
     product = put(daq, olas(daq.folder / name, HOST))
     release(daq).ok()
     assert (daq.folder / name / ARCHIVE).read_bytes() == product.read_bytes()
     assert not list(daq.folder.rglob("pwned"))
+
+
+@pytest.mark.needs("rsync", "rrsync")
+@pytest.mark.parametrize("name", ["a b", "it's", "`touch pwned`", "{a,b}", "a;b"])
+def test_key_that_may_only_write_to_one_directory(daq: Daq, name: str) -> None:
+    inside = daq.folder / "in"
+    (inside / name).mkdir(parents=True)
+    configure(daq, rsh=script(daq.folder / "forced", f"""shift
+SSH_ORIGINAL_COMMAND="$*" exec rrsync -wo {inside}
+"""))
+    product = put(daq, olas(f"/{name}", HOST))
+    release(daq).ok()
+    assert alerts(daq) == []
+    assert (inside / name / ARCHIVE).read_bytes() == product.read_bytes()
 
 
 @pytest.mark.needs("rsync")
@@ -335,14 +350,18 @@ def test_ended_in_the_middle(daq: Daq, stand: Stand, box: Path, signum: int) -> 
 
 
 @pytest.mark.needs("rsync")
-def test_older_rsync_gets_the_path_protected(daq: Daq, box: Path) -> None:
+def test_older_rsync_leaves_the_path_to_the_shell_as_well(daq: Daq) -> None:
     lsh = stand_in(daq.folder)
-    old = script(daq.folder / "rsync", '[ "$1" = --version ] && exec echo "rsync  version 3.1.3"\n'
-                 'exec rsync "$@"\n')
+    old = script(daq.folder / "rsync", """[ "$1" = --version ] && exec echo "rsync  version 3.1.3"
+case "$*" in *--old-args*) echo "rsync: --old-args: unknown option" >&2; exit 1;; esac
+exec rsync --old-args "$@"
+""")
     configure(daq, rsh=lsh.command, bin_rsync=old)
+    box = daq.folder / "a `touch pwned` $HOME"
+    box.mkdir()
     put(daq, olas(box, HOST))
     release(daq).ok()
-    assert (box / ARCHIVE).exists() and ARCHIVE not in lsh.calls.read_text()
+    assert (box / ARCHIVE).exists() and not list(daq.folder.rglob("pwned"))
 
 
 @pytest.mark.needs("rsync", "ssh", "sshd")
