@@ -7,7 +7,6 @@ import os
 import resource
 import socket
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -400,7 +399,7 @@ def test_a_slow_subscriber_misses_samples_and_holds_up_nobody() -> None:
         for number in range(3000):
             publisher.publish("/t", {"number": number, "ballast": ballast})
             if number % 100 == 99:  # who reads keeps up, however busy the machine is
-                await until(lambda: got[-1] == number)
+                await until(lambda last=number: got[-1] == last)
         assert got[got.index(0):] == list(range(3000))
         slow.close()
         task.cancel()
