@@ -15,7 +15,7 @@ and authenticate requests and topics. ``ipc`` needs none.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from daqlib import errors, rpcsocket, strictjson, uri
@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 _LONGEST_POLL_MS = 3_600_000
+_UNHEARD_MS = 5_000
 
 
 def call(endpoint: str, command: str, params: Document | None = None,
@@ -108,8 +109,9 @@ def _connected(exchange: Exchange) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]
     pause, accepted = rpcsocket.PAUSE_S, False
     while True:
         socket, monitor = rpcsocket.dial(zmq.Context.instance(), exchange.endpoint)
+        attempt = rpcsocket.Attempt()
         try:
-            attempt = _attempt(exchange, monitor)
+            _follow(attempt, exchange, monitor)
             if attempt.up:
                 return socket, monitor
         finally:
@@ -123,14 +125,12 @@ def _connected(exchange: Exchange) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]
         pause = min(2 * pause, rpcsocket.LONGEST_PAUSE_S)
 
 
-def _attempt(exchange: Exchange, monitor: zmq.Socket[bytes]) -> rpcsocket.Attempt:
-    attempt = rpcsocket.Attempt()
+def _follow(attempt: rpcsocket.Attempt, exchange: Exchange, monitor: zmq.Socket[bytes]) -> None:
     until = min(exchange.connect_deadline, time.monotonic() + rpcsocket.ATTEMPT_S)
     while not attempt.settled and monitor.poll(_left_ms(until)):
         attempt.note(monitor.recv_multipart()[0])
         if attempt.accepted:
             until = exchange.connect_deadline
-    return attempt
 
 
 def _reply(exchange: Exchange, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> Document:
@@ -162,14 +162,16 @@ def _own(exchange: Exchange, frame: bytes) -> Document | None:
     return answer if own_id == exchange.id or (own_id is None and "error" in answer) else None
 
 
-def subscribe(endpoint: str, topics: Iterable[str] = ("",),
-              timeout: float | None = None) -> Iterator[tuple[str, Any]]:
+def subscribe(endpoint: str, topics: Iterable[str] = ("",), timeout: float | None = None,
+              unheard: Callable[[], None] | None = None) -> Iterator[tuple[str, Any]]:
     """Yield (topic, document) of a publisher; it may start later or restart meanwhile.
 
     Args:
         endpoint: ``zpb.ps`` or ``ipc`` URI.
         topics: their beginnings; the empty one means all.
         timeout: seconds after which the iteration ends; None means never.
+        unheard: called once when no publisher has let us in within 5 s; the wait goes on. Not
+            together with a timeout.
 
     Raises:
         errors.BadData: the URI is not allowed.
@@ -180,7 +182,10 @@ def subscribe(endpoint: str, topics: Iterable[str] = ("",),
     until = None if timeout is None else time.monotonic() + timeout
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
     with socket:
-        _subscribe(socket, endpoint, topics)
+        if unheard:
+            _subscribe_or_tell(socket, endpoint, topics, unheard)
+        else:
+            _subscribe(socket, endpoint, topics)
         while True:
             if not socket.poll(_left_ms(until)):
                 if _is_over(until):
@@ -214,6 +219,20 @@ def _subscribe(socket: zmq.Socket[Any], text: str, topics: Iterable[str]) -> Non
     for topic in topics:
         socket.subscribe(topic)
     socket.connect(endpoint.address)
+
+
+def _subscribe_or_tell(socket: zmq.Socket[Any], text: str, topics: Iterable[str],
+                       unheard: Callable[[], None]) -> None:
+    import zmq
+
+    monitor = rpcsocket.watch(socket, zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    try:
+        _subscribe(socket, text, topics)
+        if not monitor.poll(_UNHEARD_MS):
+            unheard()
+    finally:
+        socket.monitor(None, 0)
+        monitor.close(linger=0)
 
 
 def _left_ms(until: float | None) -> int | None:

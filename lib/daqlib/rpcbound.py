@@ -255,7 +255,8 @@ class Publisher:
         Raises:
             errors.BadData: the document cannot be written as JSON.
         """
-        self._bound.socket.send_multipart([topic.encode(), encode(document)], zmq.NOBLOCK)
+        self._bound.socket.send_multipart([topic.encode(), encode(document, escape=True)],
+                                          zmq.NOBLOCK)
 
     def close(self) -> None:
         """Stop; samples on their way get a moment to leave."""

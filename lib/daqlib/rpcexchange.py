@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -23,6 +24,8 @@ CONNECT_S = 2.0
 DEFAULT_TIMEOUT_S = 15.0
 #: Characters that a client may say of itself.
 FROM_LIMIT = 100
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 # JSON-RPC 2.0, section 5.1; the last one is ours, from the range left to implementations
 PARSE_ERROR = -32700
@@ -75,21 +78,30 @@ class RemoteError(errors.DaqError):
         self.rpc_code = rpc_code
 
 
-def encode(document: object) -> bytes:
+def encode(document: object, *, escape: bool = False) -> bytes:
     """Return a document as one JSON message.
+
+    Args:
+        document: what JSON can hold.
+        escape: show what is no text, such as a file name that is not UTF-8, in escapes: who tells
+            of many things must not fail over one of them. Else it is refused.
 
     Raises:
         errors.BadData: it is not JSON, or longer than :data:`MESSAGE_LIMIT`.
     """
     try:
-        data = json.dumps(document, ensure_ascii=False, allow_nan=False,
-                          separators=(",", ":")).encode()
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        data = (_NO_TEXT.sub(_escaped, text) if escape else text).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise errors.BadData(f"a message cannot be written as JSON: {error}") from error
     if len(data) > MESSAGE_LIMIT:
         raise errors.BadData(f"a message of {len(data)} bytes is longer than the {MESSAGE_LIMIT} "
                              "that the transport takes", "send less at once")
     return data
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return rf"\\u{ord(character[0]):04x}"
 
 
 @functools.cache

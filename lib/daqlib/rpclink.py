@@ -170,7 +170,7 @@ class Link:
                 self._dial()
             await asyncio.Event().wait()
         except errors.DaqError:
-            pass  # the keys are gone; the next request will tell
+            pass  # the keys are gone, or no socket is left; the next request will tell
         finally:
             self._close()
 

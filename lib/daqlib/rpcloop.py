@@ -12,6 +12,7 @@ import os
 import resource
 import socket as sockets
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +26,15 @@ Frames = list[zmq.Frame]
 
 #: Frames of the longest message; what is sent is one frame, and proxies put a few before it.
 FRAME_LIMIT = 16
-#: Bytes of the replies that their clients do not take, of all clients.
+#: Bytes of the replies that their clients do not take, of all clients, and what each one costs us
+#: besides.
 BYTES_UNSENT = 32 << 20
+_EACH_UNSENT = 300
 #: Seconds after which a reply that its client does not take is dropped.
 SLOW_S = 10.0
 
 _RETRY_S = 0.01
+_RETRIED = 500  # replies of a client at a time; libzmq takes about as many
 _AT_A_TIME = 64  # frames between two looks at everything else
 _SKIPPED_AT_A_TIME = 10_000  # frames of a message that has far too many
 _ZAP = "inproc://zeromq.zap.01"
@@ -244,7 +248,7 @@ class Outbox:
     def __init__(self) -> None:
         self._socket: zmq.Socket[Any]
         self._tap: Tap
-        self._unsent: list[tuple[float, list[bytes]]] = []
+        self._unsent: dict[bytes, deque[tuple[float, list[bytes]]]] = {}  # by client, in order
         self._bytes = 0
         self._due: asyncio.TimerHandle | None = None
 
@@ -254,9 +258,12 @@ class Outbox:
 
     def send(self, frames: list[bytes]) -> None:
         """Send a reply, now or soon; drop it when its client takes too little."""
-        size = sum(map(len, frames))
-        if not self._sent(frames) and self._bytes + size <= BYTES_UNSENT:
-            self._unsent.append((time.monotonic() + SLOW_S, frames))
+        client, size = frames[0], _size(frames)
+        if client not in self._unsent and self._sent(frames):
+            return
+        if self._bytes + size <= BYTES_UNSENT:
+            waiting = self._unsent.setdefault(client, deque())
+            waiting.append((time.monotonic() + SLOW_S, frames))
             self._bytes += size
             self._again()
 
@@ -277,15 +284,18 @@ class Outbox:
             self._due = asyncio.get_running_loop().call_later(_RETRY_S, self._retry)
 
     def _retry(self) -> None:
+        # only the first that waits for a client is tried: there can be very many behind it
         self._due = None
-        now, full = time.monotonic(), set[bytes]()
-        waiting, self._unsent, self._bytes = self._unsent, [], 0
-        for deadline, frames in waiting:
-            if now > deadline or (frames[0] not in full and self._sent(frames)):
-                continue
-            full.add(frames[0])  # the order of a client's replies stays
-            self._unsent.append((deadline, frames))
-            self._bytes += sum(map(len, frames))
+        now = time.monotonic()
+        for client, waiting in list(self._unsent.items()):
+            for _ in range(min(_RETRIED, len(waiting))):
+                deadline, frames = waiting[0]
+                if now <= deadline and not self._sent(frames):
+                    break
+                waiting.popleft()
+                self._bytes -= _size(frames)
+            if not waiting:
+                del self._unsent[client]
         self._again()
 
     def close(self) -> None:
@@ -295,3 +305,7 @@ class Outbox:
             self._retry()
         if self._due:
             self._due.cancel()
+
+
+def _size(frames: list[bytes]) -> int:
+    return sum(map(len, frames)) + _EACH_UNSENT

@@ -57,6 +57,7 @@ class Handled:
             itself, which nobody has verified.
         method: such as ``daq.StopDaq``; empty when the request names none.
         params: as they were given.
+        named: the id in the answer or in the refusal, or empty: that of a new DAQ is not in params.
         code: 0, or the exit code of the refusal (:data:`daqlib.errors.CODES`).
         text: the message of the refusal, else empty.
         seconds: from the request to its answer.
@@ -65,6 +66,7 @@ class Handled:
     who: str
     method: str
     params: dict[str, Any]
+    named: str
     code: int
     text: str
     seconds: float
@@ -80,6 +82,7 @@ class _Request:
     descriptor: int
     begin: float = field(default_factory=time.monotonic)
     document: rpc.Document = field(default_factory=dict)
+    result: Any = None
     task: asyncio.Task[None] | None = None
     identity: int = 0
     left: bool = False
@@ -96,8 +99,15 @@ class _Request:
         said = f" ({printable(said, FROM_LIMIT)})" if isinstance(said, str) and said else ""
         return Handled(
             f"{self.peer}{said}", printable(method, 100) if isinstance(method, str) else "",
-            params if isinstance(params, dict) else {}, error.code if error else errors.OK,
+            params if isinstance(params, dict) else {}, self._named(error),
+            error.code if error else errors.OK,
             _cut(error.message) if error else "", time.monotonic() - self.begin)
+
+    def _named(self, error: errors.DaqError | None) -> str:
+        if error:
+            return str(error.job)
+        named = self.result.get("id") if isinstance(self.result, dict) else None
+        return named if isinstance(named, str) else ""
 
 
 class Server:
@@ -251,7 +261,8 @@ class Server:
         error: errors.DaqError | None = None
         try:
             request.document = _decoded(request.body)
-            reply: rpc.Document = {"result": await self._run(request)}
+            request.result = await self._run(request)
+            reply: rpc.Document = {"result": request.result}
         except asyncio.CancelledError:
             error = self._interrupted(request)
         except errors.DaqError as refusal:
@@ -319,7 +330,7 @@ class Server:
 
     def _encoded(self, request_id: object, reply: rpc.Document) -> bytes:
         try:
-            return rpc.encode({"jsonrpc": "2.0", "id": request_id, **reply})
+            return rpc.encode({"jsonrpc": "2.0", "id": request_id, **reply}, escape=True)
         except errors.BadData as error:
             self._log(str(error))
             return rpc.encode({"jsonrpc": "2.0", "id": request_id,

@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from daqlib import curve, uri
-from daqlib.rpcexchange import MESSAGE_LIMIT
+from daqlib.rpcexchange import MESSAGE_LIMIT, Unreachable
 
 if TYPE_CHECKING:
     import zmq
@@ -72,8 +72,20 @@ def dial(context: zmq.Context[Any], endpoint: uri.Endpoint,
     """Begin to connect to a server; return the socket and its monitor, for :func:`hang_up`.
 
     Raises:
+        daqlib.rpc.Unreachable: the system has no more sockets for us.
         errors.BadConfig: the CURVE keys of the environment are not usable.
     """
+    import zmq
+
+    try:
+        return _dialled(context, endpoint)
+    except zmq.ZMQError as error:
+        raise Unreachable(f"cannot open a connection to {endpoint}: {error.strerror}",
+                          "allow more open files (ulimit -n)") from error
+
+
+def _dialled(context: zmq.Context[Any], endpoint: uri.Endpoint,
+             ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     import zmq
 
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -13,7 +14,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from daqlib import errors, rpc, rpcexchange, rpcserver
+from daqlib import errors, rpc, rpcexchange, rpcserver, rpcsocket
 from rpc_peers import Service, context, in_process, raw, refused, serving
 
 
@@ -263,3 +264,49 @@ def test_an_oversized_request_breaks_the_connection_not_the_server() -> None:
         assert await rpc.acall(endpoint, "Echo", {"value": 1}) == 1
 
     serving(work)
+
+
+def test_an_interrupt_while_it_connects_is_that_and_leaves_nothing_open(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: list[zmq.Socket[bytes]] = []
+    dial = rpcsocket.dial
+
+    def interrupted(_attempt: rpcsocket.Attempt, _frame: bytes) -> None:
+        raise KeyboardInterrupt
+
+    def kept(*given: Any) -> Any:
+        dialled.extend(made := dial(*given))
+        return made
+
+    monkeypatch.setattr(rpcsocket, "dial", kept)
+    monkeypatch.setattr(rpcsocket.Attempt, "note", interrupted)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"zpb.rr://127.0.0.1:{silent.getsockname()[1]}/daq"
+        with pytest.raises(KeyboardInterrupt):
+            rpc.call(endpoint, "Echo")
+    assert len(dialled) == 2
+    assert all(each.closed for each in dialled)
+
+
+def test_without_a_socket_left_nothing_was_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_given: Any) -> Any:
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr(rpcsocket, "watch", none_left)
+    for ask in (rpc.call, lambda *given: asyncio.run(rpc.acall(*given))):
+        with pytest.raises(rpc.Unreachable, match=r"Too many open files; .*ulimit -n"):
+            ask("zpb.rr://127.0.0.1:9/daq", "Echo")
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("caf\udce9", "caf\\udce9"), ("\\\udce9\"", "\\\\udce9\""), ("\u00e9 \u2603", "\u00e9 \u2603")])
+def test_what_is_no_text_is_told_in_escapes(text: str, shown: str) -> None:
+    async def tell() -> Any:
+        return {text: [text]}
+
+    async def work(endpoint: str, server: rpcserver.Server) -> None:
+        server.enable("daq", {"Tell": tell})
+        assert await rpc.acall(endpoint, "Tell") == {shown: [shown]}
+
+    serving(work)
+    assert json.loads(rpc.encode([text], escape=True)) == [shown]

@@ -7,9 +7,11 @@ import os
 import resource
 import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import zmq
 
 import zmtp
 from daqlib import errors, rpc, rpcloop, rpcserver, rpcsocket
@@ -424,3 +426,54 @@ def test_the_limits_leave_room_for_those_who_wait() -> None:
     assert errors.Later.code == 75
     assert rpcserver.BYTES_IN_HAND > 4 * rpc.MESSAGE_LIMIT
     assert LOCAL.startswith("zpb.rr://127.")
+
+
+class _Clients:
+    """A socket whose clients take nothing until they are told to read."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.reading: set[bytes] = set()
+        self.taken: list[list[bytes]] = []
+
+    def send_multipart(self, frames: list[bytes], _flags: int) -> None:
+        self.tries += 1
+        if frames[0] not in self.reading:
+            raise zmq.Again
+        self.taken.append(frames)
+
+
+class _Body(bytes):
+    looks = 0
+
+    def __len__(self) -> int:
+        type(self).looks += 1
+        return super().__len__()
+
+
+def test_replies_that_wait_cost_nothing_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Body, "looks", 0)
+    sent = [[client, _Body(b"%d" % number)] for number in range(1000)
+            for client in (b"a", b"b")]
+
+    async def run() -> None:
+        clients, outbox = _Clients(), rpcloop.Outbox()
+        outbox.open(clients, SimpleNamespace(look=lambda: None))  # type: ignore[arg-type]
+        for frames in sent:
+            outbox.send(frames)
+        clients.tries = _Body.looks = 0
+        for _ in range(100):
+            outbox._retry()
+        assert clients.tries == 200
+        assert _Body.looks == 0
+        clients.reading = {b"b"}
+        outbox.send([b"b", b"last"])
+        await until(lambda: set(outbox._unsent) == {b"a"})
+        # in order, also what came when there was room again
+        assert clients.taken == [*(each for each in sent if each[0] == b"b"), [b"b", b"last"]]
+        clients.reading = {b"a"}
+        await until(lambda: not outbox._unsent)
+        assert outbox._bytes == 0
+        outbox.close()
+
+    asyncio.run(run())
