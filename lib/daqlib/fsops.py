@@ -185,8 +185,6 @@ def append(path: str, line: bytes, *, mode: int = 0o664) -> None:
         # a crash can have torn the last line: never glue ours to it
         lead = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""
         _append_or_undo(fd, lead + line + b"\n", end)
-        passing("append.written")
-        os.fsync(fd)
     finally:
         os.close(fd)
     if new:
@@ -201,6 +199,8 @@ def _append_or_undo(fd: int, data: bytes, end: int) -> None:
             os.ftruncate(fd, end)
         if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        passing("append.written")
+        os.fsync(fd)  # some file systems find out only now that there is no space
     except OSError:
         with contextlib.suppress(OSError):
             os.ftruncate(fd, end)

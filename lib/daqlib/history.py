@@ -20,6 +20,8 @@ Event = dict[str, Any]
 #: An event that is yet to be recorded: its name and what belongs to it.
 Told = tuple[str, dict[str, Any]]
 _TAIL = 4096  # bytes by which lines that were read are known again
+# what an event cannot do without: a line that lacks it tells nothing, whoever wrote it
+_NEEDED: dict[str, tuple[str, type]] = {"state": ("substate", str), "keywords": ("keywords", list)}
 
 #: Event names and their meaning; the manual's table is compared with it.
 EVENTS: dict[str, str] = {
@@ -55,7 +57,7 @@ EVENTS: dict[str, str] = {
 def read(path: str) -> list[Event]:
     """Return the events of a log, oldest first; a missing log has none.
 
-    Lines that do not parse were torn by a crash and are skipped.
+    Lines that do not parse were torn by a crash and are skipped, as those that are no event.
     """
     try:
         with open(path, "rb") as file:
@@ -140,7 +142,10 @@ def _parse(line: bytes) -> Event | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    member, kind = _NEEDED.get(event["event"], ("event", str))
+    return event if isinstance(event.get(member), kind) else None
 
 
 def encode(event: str, by: str, facts: dict[str, Any]) -> bytes:

@@ -61,16 +61,32 @@ def fold(keywords: Keywords, updates: Keywords) -> Keywords:
     A literal counts as what its card is: of a value or ESO keyword it replaces, and is replaced;
     commentary is always appended (ESO-396401 section 13.1, UpdateKeywords).
     """
-    made: list[Keywords] = []
-    at: dict[tuple[str, str], int] = {}
-    for group in _groups([*keywords, *updates]):
-        key = cardname.of_json(group[0])
-        if key[0] != "commentary" and key in at:
-            made[at[key]] = group
-        else:
-            at.setdefault(key, len(made))
-            made.append(group)
-    return [keyword for group in made for keyword in group]
+    made = _Folded()
+    made.add(keywords)
+    made.add(updates)
+    return made.keywords()
+
+
+class _Folded:
+    """Keywords to which updates are applied one after the other; there can be thousands."""
+
+    def __init__(self) -> None:
+        self._made: list[Keywords] = []
+        self._at: dict[tuple[str, str], int] = {}
+
+    def add(self, updates: Keywords) -> None:
+        for group in _groups(updates):
+            key = cardname.of_json(group[0])
+            if self._made and cardname.is_continuation(group[0]):
+                self._made[-1] = [*self._made[-1], *group]
+            elif key[0] != "commentary" and key in self._at:
+                self._made[self._at[key]] = group
+            else:
+                self._at.setdefault(key, len(self._made))
+                self._made.append(group)
+
+    def keywords(self) -> Keywords:
+        return [keyword for group in self._made for keyword in group]
 
 
 def _groups(keywords: Keywords) -> Iterator[Keywords]:
@@ -92,10 +108,12 @@ def _without(keywords: Keywords, keys: Collection[tuple[str, str]]) -> Keywords:
 
 def _own_keywords(document: Document, events: list[history.Event], instrument: str,
                   ) -> tuple[Keywords, Keywords]:
-    given: Keywords = list(document.get("keywords", []))
+    folded = _Folded()
+    folded.add(document.get("keywords", []))
     for event in events:
         if event["event"] == "keywords":
-            given = fold(given, event["keywords"])
+            folded.add(event["keywords"])
+    given = folded.keywords()
     name = document.get("instrument", instrument)
     card = {"type": "valueKeyword", "name": "INSTRUME", "value": name,
             "comment": "Instrument used."}

@@ -221,6 +221,21 @@ def test_a_failed_append_leaves_the_log_as_it_was(
     assert log.read_bytes() == b"one\n"
 
 
+def test_a_line_that_cannot_be_made_durable_is_not_left_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    fsops.append(str(log), b"one")
+
+    def refuse(_fd: int) -> None:
+        assert log.read_bytes() == b"one\ntwo\n"
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="quota"):
+        fsops.append(str(log), b"two")
+    assert log.read_bytes() == b"one\n"
+
+
 def test_concurrent_appends_never_mix(tmp_path: Path) -> None:
     log = str(tmp_path / "log")
     together(6, lambda who: [fsops.append(log, f"{who}:{n}:".encode() + b"x" * (n % 70))

@@ -110,6 +110,20 @@ def test_torn_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
     assert history.read(str(tmp_path / "none")) == []
 
 
+@pytest.mark.parametrize("line", [
+    '{"event": ["start"]}', '{"event": null}', '{"event": "state"}',
+    '{"event": "state", "substate": 1}', '{"event": "keywords"}',
+    '{"event": "keywords", "keywords": {}}'])
+def test_lines_that_say_nothing_are_skipped(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "j.jsonl"
+    history.append(str(log), "start", "test")
+    with log.open("a") as file:
+        file.write(f"{line}\n")
+    history.append(str(log), "ok", "test")
+    assert [event["event"] for event in history.read(str(log))] == ["start", "ok"]
+    assert [event["event"] for event in history.Reader(str(log)).look()] == ["start", "ok"]
+
+
 def test_times_without_sense_are_zero() -> None:
     for time in ("", "now", "2026-13-40T00:00:00Z", None):
         assert history.seconds({"event": "ok", "time": time}) == 0.0

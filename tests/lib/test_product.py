@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from daqlib import product, schema
+from daqlib import cardname, product, schema
 
 Document = dict[str, Any]
 
@@ -203,6 +203,27 @@ def test_folds_updates(given: list[Document], updates: list[Document],
     before = list(given)
     assert product.fold(given, updates) == result
     assert given == before
+
+
+def test_thousands_of_updates_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    of_json = cardname.of_json
+    monkeypatch.setattr(cardname, "of_json", lambda item: looks.append(item) or of_json(item))
+    updates = [{"event": "keywords", "keywords": [eso(f"INS TEMP{number % 900} VAL", number)]}
+               for number in range(1000)]
+    own = made({"sources": [FILE]}, events=[SUBMITTED, *updates])[0]["sources"][0]["keywords"]
+    assert [(each["name"], each["value"]) for each in own[1:]] == [
+        (f"INS TEMP{number} VAL", number + (900 if number < 100 else 0)) for number in range(900)]
+    assert len(looks) < 10 * len(updates)
+
+
+def test_an_update_may_go_on_with_the_string_before_it() -> None:
+    updates = [{"event": "keywords", "keywords": [literal(text)]}
+               for text in ("A       = 'x&'", "CONTINUE  'y'", "A       = 'z'")]
+    own = [made({"sources": [FILE]}, events=[SUBMITTED, *updates[:count]])[0]["sources"][0]
+           for count in (2, 3)]
+    assert [[each["value"] for each in source["keywords"][1:]] for source in own] == [
+        ["A       = 'x&'", "CONTINUE  'y'"], ["A       = 'z'"]]
 
 
 # -- receivers -------------------------------------------------------------------------------------

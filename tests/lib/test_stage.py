@@ -539,9 +539,13 @@ def test_many_aborts_and_workers_at_once_end_in_one_place(on: Spool) -> None:
             code = 1
         os._exit(code)
 
-    slow = meanwhile(lambda _: time.sleep(0.05))
+    def until_aborted(_claim: Claim) -> None:
+        wait_until(lambda: history.abort_requested(on.events("j")), 60)
+        time.sleep(0.05)  # now it ends, while the aborters come
+
+    slow = meanwhile(until_aborted)
     children = [attempt(lambda: advance(on, slow)) for _ in range(2)]
-    wait_until(lambda: on.is_busy("j"), 5)
+    wait_until(lambda: on.is_busy("j"), 60)
     children += [attempt(lambda: abort.abort(on, "j", 5.0)) for _ in range(3)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0] * 5
