@@ -47,13 +47,19 @@ def abort(spool: Spool, job: str, patience: float = 15.0, *, force: bool = False
 
     Raises:
         errors.NoJob: the spool does not hold it, or it has ended meanwhile.
-        errors.Unavailable: a live source may record still; only daq-ctl can end that.
+        errors.Unavailable: a live source may record still; only daq-ctl can end that, and not
+            without the job file.
         errors.Later: the worker does not end; the request stands and will be obeyed.
     """
     place = spool.place(job)
     if place not in _PLACES:
         if place == "done" and history.last(spool.events(job), "aborted"):
             return
+        if not place and (sources := recording(spool.events(job))):
+            raise errors.Unavailable(
+                f"its job file was removed, and these sources may record still: "
+                f"{', '.join(sources)}", "put the file back into acquire/ and repeat this, or end "
+                "the sources by hand", job)
         raise errors.NoJob(f"cannot abort a job in {place}/" if place else "no such job",
                            "see daq-status", job)
     events = spool.events(job)

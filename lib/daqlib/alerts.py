@@ -26,7 +26,8 @@ CONDITIONS: dict[str, tuple[str, str]] = {
     "failed": (ERROR, "the job is in failed/"),
     "held": (INFO, "the job is parked in hold/"),
     "stale": (ERROR, "the job was given up after too long a time"),
-    "moved-away": (WARNING, "the job was moved out of acquire/ while it was recording"),
+    "moved-away": (WARNING, "the job was moved out of acquire/, or its file removed, while it was "
+                            "recording"),
 }
 
 

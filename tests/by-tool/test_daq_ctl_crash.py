@@ -228,6 +228,22 @@ def test_a_job_that_was_moved_away_and_cannot_be_read(live: Live, dcs: Simulator
     dcs.ask("RecAbort")  # by hand: nobody knows any more where it was
 
 
+def test_a_job_that_was_removed_while_no_daemon_ran(live: Live, dcs: Simulator) -> None:
+    job = live.begin(dcs)
+    live.daemon.kill()
+    path = live.daq.spool / "acquire" / f"{job}.json"
+    data = path.read_bytes()
+    path.unlink()
+    live.serve()
+    live.ctl("daq.stop", job).fails(65, "was removed", "put it back into acquire/")
+    for command in ("daq.abort", "daq.forceabort"):
+        live.ctl(command, job).fails(69, "was removed", "may record still: dcs", "by hand")
+    path.write_bytes(data)
+    live.until(job, "Acquiring")
+    assert live.call("AbortDaq", id=job) == {"id": job, "error": False}
+    assert dcs.ask("RecStatus", id=job)["status"] == "Aborted"
+
+
 def test_an_alert_of_the_life_before_goes_by_itself(live: Live) -> None:
     source = live.sim("recif", "mute")
     job = live.begin(source)

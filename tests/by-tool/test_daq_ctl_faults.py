@@ -106,7 +106,8 @@ def test_a_primary_source_is_not_shared(live: Live, dcs: Simulator) -> None:
     job = live.begin(dcs)
     port = dcs.port
     for uri in (dcs.uri, f"zpb.rr://127.0.0.1:{port}/rec/", f"zpb.rr://127.0.0.1:{port}",
-                f"zpb.rr://Localhost:{port}/rec", f"zpb://127.0.0.1:{port}/rec"):
+                f"zpb.rr://Localhost:{port}/rec", f"zpb://127.0.0.1:{port}/rec",
+                f"zpb.rr://127.1:{port}/rec", f"zpb.rr://0.0.0.0:{port}/rec"):
         live.ctl("daq.start", f"other@{uri}", "").fails(65, "in use by", job)
     same = {"sources": [dcs.source(), {**dcs.source(), "sourceName": "again"}]}
     live.ctl("daq.startv2", json.dumps(same)).fails(65, "the same")
@@ -315,6 +316,34 @@ def test_abort_of_a_job_that_was_moved_away(live: Live, fcf: Simulator) -> None:
     wait_until(lambda: "moved-away" in live.alerts(job))
     live.call("AbortDaq", id=job)
     assert job in live.daq.tree()["done"] and live.status(job)["substate"] == "Aborted"
+
+
+def test_a_job_file_that_is_removed_while_it_records_is_put_back(live: Live, fcf: Simulator,
+                                                                 ) -> None:
+    job = live.begin(fcf)
+    path = live.daq.spool / "acquire" / f"{job}.json"
+    before = path.read_bytes()
+    path.unlink()
+    wait_until(lambda: "was removed while it records" in live.told(job))
+    wait_until(path.exists)
+    assert path.read_bytes() == before
+    wait_until(lambda: not live.alerts(job))
+    assert job in [now["id"] for now in live.call("GetActiveList")]
+    live.call("StopDaq", id=job)
+    assert live.product(job).exists()
+
+
+@pytest.mark.parametrize("command", ["StopDaq", "AbortDaq"])
+def test_a_job_whose_file_was_removed_a_moment_ago_moves_on(live: Live, fcf: Simulator,
+                                                            command: str) -> None:
+    job = live.begin(fcf)
+    (live.daq.spool / "acquire" / f"{job}.json").unlink()
+    live.call(command, id=job)
+    if command == "StopDaq":
+        assert live.product(job).exists()
+    else:
+        assert fcf.ask("GetDaqStatus", id=job)["state"] == "Aborted"
+        assert live.status(job)["substate"] == "Aborted" and job in live.daq.tree()["done"]
 
 
 def test_a_second_copy_beyond_acquire(live: Live, fcf: Simulator) -> None:

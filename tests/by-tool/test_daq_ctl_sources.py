@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -231,23 +232,93 @@ def test_a_hand_over_that_failed_is_repeated(live: Live, stage: Stage) -> None:
     assert len(live.manifest(job)["sources"]) == 1
 
 
-def test_a_start_that_cannot_be_recorded_is_undone(live: Live, stage: Stage) -> None:
-    source, job = stage.recif(RecStart="late"), live.id("unrecorded")
+@contextmanager
+def unwritable(live: Live, job: str) -> Iterator[None]:
+    """Nothing can be recorded of a job, as if the disk were full."""
     log = live.daq.spool / "log" / f"{job}.jsonl"
     aside = log.with_name("aside")
+    log.rename(aside)
+    log.mkdir()
+    try:
+        yield
+    finally:
+        log.rmdir()
+        aside.rename(log)
+
+
+def test_a_start_that_cannot_be_recorded_is_undone(live: Live, stage: Stage) -> None:
+    source, job = stage.recif(RecStart="late"), live.id("unrecorded")
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(refused, live, "StartDaqV2", specification={
             "id": job, "sources": [source.source()]})
         wait_until(lambda: "RecStart" in source.calls)
-        log.rename(aside)
-        log.mkdir()  # as if the disk were full
-        source.release()
-        assert log.name in starting.result(10)
-    wait_until(lambda: source.state == "Aborted")
-    log.rmdir()
-    aside.rename(log)
+        with unwritable(live, job):
+            source.release()
+            assert f"{job}.jsonl" in starting.result(10)
+            wait_until(lambda: source.state == "Aborted")
     wait_until(lambda: live.daq.tree().get("failed") == [job], 15)
     assert "could not be recorded" in live.alerts(job)["failed"]
+
+
+def test_an_abort_that_cannot_be_recorded_changes_nothing(live: Live, stage: Stage) -> None:
+    source = stage.recif()
+    job = begin(live, source)
+    with unwritable(live, job):
+        text = refused(live, "AbortDaq", id=job)
+        assert "nothing was aborted" in text and f"daq.forceabort {job}" in text
+        assert source.state == "Active"
+    source.complete()  # which is noticed: it is watched still
+    live.until(job, "NotScheduled")
+
+
+def test_an_automatic_stop_goes_on_after_an_abort_that_cannot_be_recorded(
+        daq: Daq, stage: Stage) -> None:
+    live = Live(daq, request_timeout_sec=60.0)  # the stop must not come to an end of its own
+    live.serve()
+    source, slow = stage.recif(), stage.metadaqif(StopDaq="hang", GetDaqStatus="hang")
+    job = begin(live, source, slow)
+    source.complete()
+    live.until(job, "Stopping")
+    wait_until(lambda: "stopped" in live.daq.events(job))  # the other one is being asked
+    with unwritable(live, job):
+        assert "nothing was aborted" in refused(live, "AbortDaq", id=job)
+    slow.plan.clear()
+    slow.release()
+    live.until(job, "NotScheduled")
+
+
+def test_an_abort_whose_end_cannot_be_recorded_is_repeated(
+        live: Live, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stage.metadaqif()
+    job = begin(live, source)
+    with ExitStack() as full:
+        def obey(name: str, _params: object) -> None:
+            if name == "AbortDaq":  # before its answer is under way
+                source.state = "Aborted"
+                full.enter_context(unwritable(live, job))
+
+        monkeypatch.setattr(source, "_obey", obey)
+        text = refused(live, "AbortDaq", id=job)
+        assert "the sources were aborted, which cannot be recorded" in text
+        assert f"daq.abort {job}" in text
+    assert live.status(job)["substate"] == "Aborting" and source.state == "Aborted"
+    assert live.call("AbortDaq", id=job) == {"id": job, "error": False}
+    assert live.status(job)["substate"] == "Aborted"
+
+
+def test_a_forced_abort_ends_the_sources_even_if_it_cannot_be_recorded(live: Live, stage: Stage,
+                                                                       ) -> None:
+    source, other = stage.recif(), stage.metadaqif(AbortDaq="refuse")
+    job = begin(live, source, other)
+    with unwritable(live, job):
+        for _ in range(2):
+            text = refused(live, "ForceAbortDaq", id=job)
+            assert "not every source aborted" in text and "cannot be recorded" in text
+            assert f"source {other.path}: AbortDaq is refused" in text
+            assert source.state == "Aborted"
+    live.until(job, "Aborted")  # by itself, and not as an acquisition whose source has ended
+    assert "Stopping" not in live.told(job)
+    assert live.daq.events(job).count("aborted") == 1
 
 
 # -- waiting --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from daq_ctl.feed import Feed
 from daqlib import errors
 from daqlib.spool import Spool
 from harness import make_spool
+from rpc_peers import until
 
 CROWD = 1000
 
@@ -169,3 +170,35 @@ def test_histories_are_kept_while_a_job_is_on_its_way_only(on: Spool) -> None:
             assert not on._readers
             assert await feed.active() == []
     asyncio.run(run())
+
+
+def test_one_odd_job_keeps_no_other_from_being_followed(
+        on: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    for job in ("i", "k"):
+        Path(on.job_path("merge", job)).write_text("{}")
+        on.log(job, "start", stage="merge")
+    told: list[str] = []
+
+    def seen(job: str, _place: str) -> None:
+        if job == "i":
+            raise KeyError("substate")
+
+    async def never() -> None:
+        raise KeyError("before")
+
+    async def run() -> None:
+        feed = Feed(on, lambda status: told.append(status["id"]), seen, 0.01)
+        feed.before_scanning = never
+        feed.start()
+        await until(lambda: "k" in told)
+        on.move("k", "merge", "release")
+        for _ in range(3):
+            await feed._scan()
+        assert feed._scanner and not feed._scanner.done()
+        feed.close()
+
+    asyncio.run(run())
+    words = [record.getMessage() for record in caplog.records]
+    assert [word for word in words if word.startswith("i: ")] == [  # once, not with every look
+        "i: internal error: KeyError: 'substate'; report this"]
+    assert "internal error; report this" in words

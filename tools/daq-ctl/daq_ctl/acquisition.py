@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from daqlib.spool import Spool
 
 _AGAIN_S = 5.0  # pause before what could not be recorded is tried again
 _STOP_PATIENCE = 6.0  # times the limit for a reply: the longest to wait for files being written
+_GONE_S = 1.0  # how long a job file may be missing: an editor that saves takes it away for a moment
 _LATE_S = 120.0  # how long a source whose start was not answered is looked after
 
 #: How an acquisition ended, for its manifest.
@@ -54,6 +55,12 @@ class Site:
     ended: Callable[[str], None]
     dictionaries: Dictionaries = field(default_factory=Dictionaries)
     afterwards: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that outlives its acquisition."""
+        task = asyncio.create_task(coroutine)
+        self.afterwards.add(task)
+        task.add_done_callback(self.afterwards.discard)
 
 
 class Acquisition:
@@ -81,7 +88,8 @@ class Acquisition:
         self.journal = Journal(site.spool, self.id, self.sources, site.changed)
         self._turns = Turns(self.id, self.journal)
         self._away = self.journal.away
-        self._leaving = False
+        self._leaving = self._aborts_later = self._restoring = False
+        self._filing = asyncio.Lock()  # of the job file
         self._watch = Watch(self.journal, self.sources,
                             float(self.document.get("awaitCompletionInterval", 10.0)))
 
@@ -244,9 +252,7 @@ class Acquisition:
             self._turns.heed()
         await self._put_aside(reason, asking.aborted(answers))
         for each in late:
-            task = asyncio.create_task(self._silence(each))
-            self.site.afterwards.add(task)
-            task.add_done_callback(self.site.afterwards.discard)
+            self.site.later(self._silence(each))
 
     async def _silence(self, each: Live) -> None:
         """Abort a source that begins although we gave up: nobody else would end it."""
@@ -339,8 +345,8 @@ class Acquisition:
                       "keywords": each.delivery.keywords}
                      for each in self.sources if each.delivery]
         there = await durably(lambda: departure.write_manifest(
-            self.site.spool, self.id, self.place, outcome, delivered))
-        await self._mind(self.place if there else "")
+            self.site.spool, self.id, self.place, self.document, outcome, delivered))
+        await self._mind(self.place if there else self.site.spool.place(self.id))
         states.after(self.substate, "HandedOver")
         await self._leave("collect")
 
@@ -348,6 +354,9 @@ class Acquisition:
         """Take note of where the job lies: an operator may move it while it records."""
         if (place != self.place) != self._away and not self._leaving:
             self._watch.spawn(self._mind(place))
+        if not place and not self._leaving and not self._restoring:
+            self._restoring = True
+            self._watch.spawn(self._restore())
 
     async def _mind(self, place: str) -> None:
         away = place != self.place
@@ -355,19 +364,51 @@ class Acquisition:
             return
         self._away = away
         text = ("the job was moved out of acquire/ while it records; its outcome will be written, "
-                "the job will not be moved")
+                "the job will not be moved") if place else (
+            "the job file was removed while it records; it is put back, as its sources "
+            f"must be ended: daq-ctl daq.stop or daq.abort {self.id}")
         try:
             await self.journal.write(("alert", alerts.make("moved-away", "", text)) if away else
                                      ("alert-cleared", {"id": "moved-away"}))
         except OSError as error:
             log.error("%s: %s", self.id, cli.from_os_error(error))
 
+    async def _restore(self) -> None:
+        """Put a removed job file back: without it no later daemon would find the sources."""
+        try:
+            await asyncio.sleep(_GONE_S)
+            while not await self._put_back():
+                await asyncio.sleep(_AGAIN_S)
+        finally:
+            self._restoring = False
+
+    async def _put_back(self) -> bool:
+        """Return False when it has to be tried again."""
+        async with self._filing:
+            if self._leaving:
+                return True
+            try:
+                if await durably(lambda: departure.restore(
+                        self.site.spool, self.id, self.place, self.document)):
+                    log.warning("%s: its job file was removed while it records; put back into %s/",
+                                self.id, self.place)
+            except OSError as error:
+                log.error("%s: %s", self.id, cli.from_os_error(error))
+                return False
+            return True
+
     # -- abort --------------------------------------------------------------------------------
 
     async def _abort(self, command: str) -> bool:
-        self._watch.cancel()
         substate = states.after(self.substate, command)
-        await self.journal.write(*self._entering(substate, reason=None))
+        told = self._entering(substate, reason=None)
+        try:
+            await self.journal.write(*told)
+            told = []
+        except OSError as error:
+            if command != "ForceAbortDaq":  # a full disk must not keep the sources going for ever
+                raise self._not_aborted(cli.from_os_error(error)) from error
+        self._watch.cancel()
         self._turns.heed()
         answers = await self._turns.ask(self._commanded(), lambda each: each.source.abort())
         failed = asking.failures(answers)
@@ -378,11 +419,34 @@ class Acquisition:
             raise errors.Unavailable(
                 f"not every source aborted: {asking.texts(failed)}",
                 f"repeat daq.abort, or: daq-ctl daq.forceabort {self.id}", self.id)
-        states.after(self.substate, "Discarded")
-        await self.journal.write(*asking.aborted(answers), ("aborted", {}))
+        states.after(substate, "Discarded")
+        try:
+            await self.journal.write(*told, *asking.aborted(answers), ("aborted", {}))
+        except OSError as error:
+            raise self._unrecorded(command, failed, cli.from_os_error(error)) from error
         passing("acquire.aborted")
         await self._leave("done")
         return bool(failed)
+
+    def _not_aborted(self, error: errors.DaqError) -> errors.DaqError:
+        return type(error)(
+            f"nothing was aborted, as it cannot be recorded: {error.message}",
+            f"{error.remedy or 'look at the file'}, or end the sources all the same: "
+            f"daq-ctl daq.forceabort {self.id}", self.id)
+
+    def _unrecorded(self, command: str, failed: Failures,
+                    error: errors.DaqError) -> errors.DaqError:
+        """Return what to say of an abort that cannot be recorded; a forced one will be."""
+        remedy = f"repeat daq.abort: daq-ctl daq.abort {self.id}"
+        if command == "ForceAbortDaq":
+            remedy = "daq-ctl goes on trying, repeat this if it is restarted before"
+            if not self._aborts_later:
+                self._aborts_later = True
+                self.site.later(self._later(command, lambda: self._abort(command)))
+        done = (f"not every source aborted ({asking.texts(failed)})" if failed
+                else "the sources were aborted")
+        return type(error)(f"{done}, which cannot be recorded: {error.message}",
+                           f"{error.remedy or 'look at the file'}; {remedy}", self.id)
 
     # -- leaving ------------------------------------------------------------------------------
 
@@ -397,8 +461,9 @@ class Acquisition:
         anywhere = place == "done" and self._away
         self._leaving = True  # the move is ours, not an operator's
         try:
-            await durably(lambda: departure.move(self.site.spool, self.id, self.place, place,
-                                                 anywhere=anywhere))
+            async with self._filing:
+                await durably(lambda: departure.move(
+                    self.site.spool, self.id, self.place, self.document, place, anywhere=anywhere))
         except OSError:
             self._leaving = False
             raise

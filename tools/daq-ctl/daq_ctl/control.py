@@ -40,6 +40,7 @@ class Control:
         self._feed = feed
         self._spool = site.spool
         self._custody = Custody(site)
+        self._submitting: set[asyncio.Task[Acquisition]] = set()
         feed.before_scanning = self._archive_stale
 
     def seen(self, identifier: str, place: str) -> None:
@@ -107,17 +108,17 @@ class Control:
 
     async def PauseDaq(self, id: str) -> Document:  # noqa: N802
         """Pause the primary sources of an acquisition."""
-        await self._controlled(id, "PauseDaq").pause()
+        await (await self._controlled(id, "PauseDaq")).pause()
         return self._reply(id, False)
 
     async def ContinueDaq(self, id: str) -> Document:  # noqa: N802
         """Go on with the primary sources of an acquisition that was paused."""
-        await self._controlled(id, "ContinueDaq").proceed()
+        await (await self._controlled(id, "ContinueDaq")).proceed()
         return self._reply(id, False)
 
     async def UpdateKeywords(self, id: str, keywords: str | list[Document]) -> Document:  # noqa: N802
         """Add or replace keywords of an acquisition; durable before the reply."""
-        acquisition = self._controlled(id, "UpdateKeywords")
+        acquisition = await self._controlled(id, "UpdateKeywords")
         with _naming(id):
             given = _json(keywords, "keywords")
             schema.check("keywords", given, "keywords")
@@ -149,20 +150,31 @@ class Control:
 
     # -- what they share ----------------------------------------------------------------------
 
-    def _controlled(self, identifier: str, command: str) -> Acquisition:
+    async def _submitted(self, identifier: str) -> None:
+        """Wait while a start is writing this job: it is seen before it is under control."""
+        pending = set(self._submitting)
+        while (pending and self._custody.get(identifier) is None
+               and self._spool.place(identifier) == "acquire"):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _controlled(self, identifier: str, command: str) -> Acquisition:
         """Return an acquisition under control, on which a command may be tried.
 
         Raises:
             errors.NoJob: there is no such DAQ.
             errors.BadData: it is past the phase of the command, or at rest.
         """
-        acquisition = self._custody.get(names.check_id(identifier))
+        await self._submitted(names.check_id(identifier))
+        acquisition = self._custody.get(identifier)
         if acquisition is not None:
             return acquisition
         now = self._known(identifier)
         where = f"{now['state']} {now['substate']}"
         states.check_daq(identifier, now["substate"], command, where)
-        place = self._spool.place(identifier) or "no stage"
+        place = self._spool.place(identifier)
+        if not place:
+            raise errors.BadData(f"{command} is not accepted: the job file was removed, {where}",
+                                 "put it back into acquire/", identifier)
         raise errors.BadData(f"{command} is not accepted: the job is in {place}, {where}",
                              f"put it back, or: daq-ctl daq.abort {identifier}", identifier)
 
@@ -196,7 +208,10 @@ class Control:
         wanted = [endpoint for kind, endpoint in made_for if kind == "primarySource"]
         with self._custody.claim(wanted, shared=bool(specification.get("allowShared"))):
             capacity.check_floor(self._spool, self._site.settings)
-            acquisition = await self._submit(specification)
+            submitting = asyncio.create_task(self._submit(specification))
+            self._submitting.add(submitting)
+            submitting.add_done_callback(self._submitting.discard)
+            acquisition = await submitting
         await acquisition.start()
         return self._reply(acquisition.id, False)
 
@@ -218,16 +233,17 @@ class Control:
         raise errors.BadData(f"the id {identifier} is in use", "use another id", identifier)
 
     async def _stop(self, identifier: str, command: str, *, force: bool) -> Document:
-        acquisition = self._controlled(identifier, command)
+        acquisition = await self._controlled(identifier, command)
         try:
             return self._reply(identifier, await acquisition.stop(force=force))
         except Left:
-            self._controlled(identifier, command)  # tells where it went
+            await self._controlled(identifier, command)  # tells where it went
             raise
 
     async def _abort(self, identifier: str, *, force: bool) -> Document:
+        await self._submitted(names.check_id(identifier))
         for _ in range(2):  # a start that it interrupts is given up, perhaps not by every source
-            acquisition = self._with_sources(names.check_id(identifier), force=force)
+            acquisition = self._with_sources(identifier, force=force)
             if acquisition is None:
                 break
             with contextlib.suppress(Left):

@@ -77,15 +77,21 @@ class Custody:
         """Take up an acquisition that is not in ``acquire/`` although a source may record still.
 
         It was moved away and an earlier daemon has ended, or its start failed and a source could
-        not be aborted.
+        not be aborted. A job in ``acquire/`` that was not looked at yet is taken as well, lest it
+        be started while it is being aborted.
 
         Raises:
             errors.DaqError: it is being worked on, or not valid.
         """
         place = self._spool.place(identifier)
-        if place in ("", "done") or not abort.recording(self._spool.events(identifier)):
+        if place in ("", "done"):
             return None
-        return self.take(identifier, place=place)
+        if abort.recording(self._spool.events(identifier)):
+            return self.take(identifier, place=place)
+        if place == "acquire":
+            with contextlib.suppress(errors.DaqError):
+                return self.take(identifier)
+        return None
 
     def take(self, identifier: str, lock: int | None = None, place: str = "acquire",
              ) -> Acquisition:
@@ -202,7 +208,7 @@ class Custody:
     def _too_late(self, acquisition: Acquisition) -> str:
         """Return why a job that nobody began must not be started now, or an empty text."""
         events = self._spool.events(acquisition.id)
-        if any(event["event"] == "submitted" and event["by"] == self._spool.by
+        if any(event["event"] == "submitted" and event.get("by") == self._spool.by
                for event in events):
             return "daq-ctl ended before it began; the client was not told that it started"
         text = str(acquisition.document.get("startBy", ""))

@@ -44,7 +44,7 @@ class Daemon:
 
     def __init__(self, spool: Spool, settings: Config, endpoints: Endpoints, name: str,
                  log_level: str) -> None:
-        """Wire the parts together; nothing is bound yet."""
+        """Wire the parts together; only the endpoint for topics is bound."""
         self._settings = settings
         self._log_level = log_level
         self._leaving = asyncio.Event()
@@ -52,7 +52,6 @@ class Daemon:
             settings["curve.certificate"]) else None
         secured: dict[str, Any] = {"curve": curve, "insecure": bool(settings["insecure"]),
                                    "log": log.warning}
-        self._publisher = Publisher(endpoints.topics, **secured)
         self._server = Server(endpoints.requests, audit=_audit, **secured)
         self.application = Application(name, self._entered, self._leaving.set, self._is_active)
         self._feed = Feed(spool, self._publish, self._seen,
@@ -61,6 +60,8 @@ class Daemon:
                     dictionary.load(settings["dictionaries"]))
         self._control = Control(site, self._feed)
         self._said = ""
+        # bound last, so that whatever is wrong with the rest leaves no socket behind
+        self._publisher = Publisher(endpoints.topics, **secured)
 
     def _is_active(self) -> bool:
         return self._feed.is_active()
@@ -108,8 +109,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._server.enable("std", self.application)
         self._server.disable("daq")
-        endpoint = self._server.start()
         try:
+            endpoint = self._server.start()
             self._publish_application()
             self._feed.start()
             if operational:
@@ -142,7 +143,7 @@ class Daemon:
 
 def _audit(handled: Handled) -> None:
     """Log a command: who sent it, what it was, and what came out."""
-    daq = _daq_of(handled.params)
+    daq = _daq_of(handled.params) or handled.named
     what = " ".join(filter(None, (handled.method or "a request", daq)))
     outcome = f"refused with {handled.code}: {handled.text}" if handled.code else "done"
     severity = logs.DEBUG if handled.method.rpartition(".")[2].startswith("Get") else logs.ACTION

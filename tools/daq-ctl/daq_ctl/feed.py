@@ -101,6 +101,8 @@ class Feed:
                 await self.before_scanning()
         except OSError as error:
             log.error("%s", cli.from_os_error(error))
+        except Exception:  # what it was to do waits for the next start; to follow does not
+            log.exception("internal error; report this")
         while True:
             self._wanted.clear()
             await self._scan()
@@ -123,15 +125,21 @@ class Feed:
 
     def refresh(self, job: str) -> None:
         """Derive a job's status, publish what is new in it and wake those who wait for it."""
+        # whatever is odd about one job must not make us deaf for all others
         try:
             self._refresh(job)
         except (OSError, ValueError, errors.DaqError) as error:
-            # one odd or unreadable file must not make us deaf for all others
-            if self._unreadable.get(job) != str(error):
-                log.warning("%s: %s", job, error)
-            self._unreadable[job] = str(error)
+            self._complain(job, str(error))
+        except Exception as error:
+            self._complain(job, f"internal error: {type(error).__name__}: {error}; report this",
+                           error)
         else:
             self._unreadable.pop(job, None)
+
+    def _complain(self, job: str, text: str, unexpected: Exception | None = None) -> None:
+        if self._unreadable.get(job) != text:
+            log.warning("%s: %s", job, text, exc_info=unexpected)
+        self._unreadable[job] = text
 
     def _refresh(self, job: str) -> None:
         place = self._spool.place(job)

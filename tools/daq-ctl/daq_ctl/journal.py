@@ -46,6 +46,7 @@ class Journal:
     """The log of an acquisition and what it says now; one writer at a time.
 
     Attributes:
+        job: the id.
         substate: the newest one.
         sealed: whether the inputs are complete.
         away: whether the job was moved out of ``acquire/`` while it recorded.
@@ -61,7 +62,7 @@ class Journal:
             sources: whose phases, deliveries and troubles follow the log.
             changed: called with the id after every write.
         """
-        self._spool, self._job, self._changed = spool, job, changed
+        self._spool, self.job, self._changed = spool, job, changed
         self._sources = sources
         self._writing = asyncio.Lock()
         self._state: Event = {}
@@ -104,13 +105,13 @@ class Journal:
             return
         async with self._writing:
             if command:
-                states.check_daq(self._job, self.substate, command)
+                states.check_daq(self.job, self.substate, command)
             events = [(event, {"stage": "acquire", **facts}) for event, facts in told]
             recorded = False
 
             def record() -> None:
                 nonlocal recorded
-                self._spool.log_all(self._job, events)
+                self._spool.log_all(self.job, events)
                 recorded = True
 
             try:
@@ -122,7 +123,7 @@ class Journal:
     def _recorded(self, events: list[Told]) -> None:
         self._note([{"event": event, **facts} for event, facts in events])
         for event, facts in events:
-            logs.event(event, daq=self._job, **facts)
+            logs.event(event, daq=self.job, **facts)
             if event == "alert":
-                log.warning("%s: %s", self._job, facts["description"])
-        self._changed(self._job)
+                log.warning("%s: %s", self.job, facts["description"])
+        self._changed(self.job)

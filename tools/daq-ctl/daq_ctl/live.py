@@ -80,7 +80,7 @@ def recall(found: list[Live], events: list[history.Event]) -> None:
                     event.get("files", []), event.get("keywords", []), event.get("fault") or "",
                     event.get("keywordFault") or "")
         elif name in ("alert", "alert-cleared") and (live := by_alert.get(event.get("id", ""))):
-            live.trouble = str(event["description"]) if name == "alert" else ""
+            live.trouble = str(event.get("description", "")) if name == "alert" else ""
 
 
 async def asked(question: Awaitable[T]) -> T:

@@ -45,6 +45,7 @@ class Turns:
         self._job, self._journal = job, journal
         self._task: asyncio.Task[Any] | None = None
         self._asking: set[asyncio.Task[Any]] = set()
+        self._stronger = ""
         self.kind = ""
         self.overtaken = self.closed = False
 
@@ -79,8 +80,12 @@ class Turns:
             try:
                 await self.take(kind, make)
                 return
-            except (Left, Overtaken):
+            except Left:
                 return
+            except Overtaken:  # by what may fail before it has done anything: then it is our turn
+                await asyncio.sleep(_RETRY_S)
+                if self._journal.substate == "Aborting":
+                    return
             except errors.DaqError as error:
                 log.warning("%s: %s", self._job, error)
                 await asyncio.sleep(_RETRY_S)
@@ -102,7 +107,7 @@ class Turns:
         """Interrupt the operation under way if this one is stronger; else it is waited for."""
         if states.STRENGTH.get(kind, 0) <= states.STRENGTH.get(self.kind, 0):
             return
-        self.overtaken = True
+        self.overtaken, self._stronger = True, kind
         if self.kind == "start":
             # requests to start are out: a source that begins after we looked away would record
             # for ever, so their replies are waited for, and nothing more is started
@@ -117,7 +122,8 @@ class Turns:
             Overtaken: there is one.
         """
         if self.overtaken:
-            raise Overtaken(f"{self.kind} was overtaken by another command", job=self._job)
+            raise Overtaken(f"{self.kind} was overtaken by {self._stronger}",
+                            f"see what became of it: daq-ctl daq.getstatus {self._job}", self._job)
 
     async def ask(self, group: list[Live], act: Callable[[Live], Awaitable[T]]) -> Answers[T]:
         """Ask sources concurrently (:func:`daq_ctl.asking.ask`), until something stronger comes."""

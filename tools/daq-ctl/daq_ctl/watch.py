@@ -89,4 +89,4 @@ class Watch:
         try:
             await self._journal.write(*each.told(text))
         except OSError as error:  # the watch goes on, and the next look tries again
-            log.error("%s", cli.from_os_error(error))
+            log.error("%s: %s", self._journal.job, cli.from_os_error(error))

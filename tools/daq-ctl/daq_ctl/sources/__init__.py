@@ -6,7 +6,9 @@ An adapter is named by a string, ``module:Class``, and imported when a job asks 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -126,8 +128,18 @@ def endpoint(text: str, path: str) -> str:
     parsed = uri.parse(text)
     if not parsed.path:
         parsed = uri.with_path(parsed, path)
-    host = parsed.host.lower()
-    return str(replace(parsed, host="127.0.0.1" if host == "localhost" else host))
+    return str(replace(parsed, host=_one_spelling(parsed.host.lower())))
+
+
+def _one_spelling(host: str) -> str:
+    """Return an IPv4 address as four decimal numbers; other names are not resolved, only lowered.
+
+    The system takes 127.1 and 2130706433 for 127.0.0.1 (inet_aton(3)), and connects to itself when
+    the address is 0.0.0.0.
+    """
+    with contextlib.suppress(OSError):
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    return "127.0.0.1" if host in ("localhost", "0.0.0.0") else host
 
 
 def locations(reported: Any) -> tuple[list[str], str]:

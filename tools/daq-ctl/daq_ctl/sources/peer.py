@@ -14,6 +14,9 @@ from daqlib import errors, rpc
 
 Status = dict[str, Any]
 
+#: With these a service refuses that is suspended, busy, ending or broken: that says nothing of a
+#: recording.
+_NOT_ITSELF = (errors.Unavailable.code, errors.Later.code, errors.Bug.code)
 #: After these nobody knows whether a command took effect, so the source is asked.
 _UNSURE = (rpc.RemoteError, rpc.RpcTimeout, rpc.BadReply, Lacking)
 
@@ -69,10 +72,16 @@ class Peer:
         return reply if isinstance(reply, dict) and reply.get("id") == self.job else {}
 
     async def look(self) -> Status:
-        """Return the status of our recording, empty when the source does not know it."""
+        """Return the status of our recording, empty when the source does not know it.
+
+        Raises:
+            errors.DaqError: it was not told.
+        """
         try:
             return self.own(await self.ask(self.query, id=self.job))
-        except rpc.RemoteError:
+        except rpc.RemoteError as error:
+            if error.code in _NOT_ITSELF:
+                raise
             return {}
 
     async def look_before(self) -> Status:
