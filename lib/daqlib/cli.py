@@ -270,15 +270,18 @@ def show(text: str = "") -> None:
 
 
 def text_argument(argument: str) -> str:
-    """Return what an argument stands for: ``@FILE`` a file's text, ``@-`` stdin, else itself.
+    """Return what an argument stands for.
+
+    ``@FILE`` is a file's text, ``@-`` and ``-`` are stdin (ESO-396401, section 11.2.2), all else is
+    itself.
 
     Raises:
         errors.Usage: the file cannot be read, or the text is not UTF-8.
     """
+    if argument in ("@-", "-"):
+        return _utf8(sys.stdin.read(), "standard input")
     if not argument.startswith("@"):
         return _utf8(argument, "an argument")
-    if argument == "@-":
-        return _utf8(sys.stdin.read(), "standard input")
     try:
         with open(argument[1:], encoding="utf-8-sig") as file:
             return file.read()
@@ -298,7 +301,7 @@ def json_argument(argument: str, what: str) -> Any:
     """Return the JSON document of an argument, see :func:`text_argument`.
 
     Args:
-        argument: JSON text, ``@FILE`` or ``@-``.
+        argument: JSON text, ``@FILE``, ``@-`` or ``-``.
         what: how to call it in an error.
 
     Raises:
@@ -310,7 +313,15 @@ def json_argument(argument: str, what: str) -> Any:
     try:
         return strictjson.loads(text_argument(argument))
     except ValueError as error:
-        raise errors.BadData(f"{what} is not JSON: {error}") from error
+        raise errors.BadData(f"{what} is not JSON: {error}", _at_hint(argument)) from error
+
+
+def _at_hint(argument: str) -> str:
+    """Return a remedy for a word, such as the name of a file, where JSON was wanted."""
+    if argument[:1] in ("@", "-", "{", "["):
+        return ""
+    return (f"write @{argument} to read that file" if os.path.exists(argument) else
+            "give JSON text, @FILE to read a file, or - to read standard input")
 
 
 def _reason(error: Exception) -> str:

@@ -106,9 +106,17 @@ def _absolute(value: str) -> str:
     return _told(names.check_path, value) if value else ""
 
 
-def _texts(value: list[Any]) -> str:
-    wrong = [each for each in value if not isinstance(each, str) or not each]
-    return f"{wrong[0]!r} is no text" if wrong else ""
+def _dictionaries(value: list[Any]) -> str:
+    for each in value:
+        if not isinstance(each, str) or not each:
+            return f"{each!r} is no text"
+        if os.path.isabs(each) or ".." in each.split("/"):
+            return f"{each!r} is not relative"
+    return ""
+
+
+def _database(value: str) -> str:
+    return "" if not value or value.startswith("cii.oldb:/") else "not a path of the database"
 
 
 def _folders(value: list[Any]) -> str:
@@ -139,7 +147,7 @@ KEYS: dict[str, Key] = {
     "curve.authorized": _text(allowed="a directory of .key files"),
     "request_timeout_sec": _number(5.0, above=True),
     "log_properties": _text(allowed="a Config Path"),
-    "dictionaries": Key([], "a list of paths relative to $CFGPATH", _texts),
+    "dictionaries": Key([], "a list of paths relative to $CFGPATH", _dictionaries),
     "daq.stale_acquiring_hours": _number(14),
     "daq.stale_merging_hours": _number(48),
     "limits.daq": _number(1),
@@ -164,7 +172,7 @@ KEYS: dict[str, Key] = {
     "dpm.req_endpoint": _endpoint("", "zpb.rr", effect=False),
     "dpm.pub_endpoint": _endpoint("", "zpb.ps", effect=False),
     "dpm.timeout_sec": _number(5, effect=False),
-    "oldb_uri_prefix": _text(allowed="cii.oldb:/PATH", effect=False),
+    "oldb_uri_prefix": Key("", "cii.oldb:/PATH", _database, effect=False),
     "oldb_conn_timeout": _number(2, effect=False),
     "sm_scxml": _text(allowed="a Config Path", effect=False),
     "bin_merge": _program("daqDpmMerge", effect=False),
@@ -285,11 +293,12 @@ def make_dataroot(path: str) -> None:
     remedy = "correct cfg/dataroot or DATAROOT, or the permissions"
     try:
         for folder in reversed(missing):
-            os.mkdir(folder)
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                continue  # another tool was faster
             os.chmod(folder, _DATAROOT_MODE)  # the manual's mode, whatever the umask
             fsops.fsync_dir(os.path.dirname(folder))
-    except FileExistsError:
-        pass  # another tool was faster
     except OSError as error:
         raise errors.BadConfig(f"dataroot {path} cannot be created: {error.strerror}: "
                                f"{error.filename}", remedy) from error
@@ -370,7 +379,10 @@ def _read(path: str) -> list[_Given]:
         mark = error.problem_mark or error.context_mark
         reason = ", ".join(text for text in (error.context, error.problem) if text)
         raise _refused(path, mark.line + 1 if mark else 1, reason, "mend the file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise errors.BadConfig(f"{path}: {error.strerror}",
+                               "check owner and mode of the file") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise errors.BadConfig(f"{path}: {reason}", "mend the file") from error
 
@@ -390,14 +402,17 @@ def _given(path: str, loader: yaml.SafeLoader) -> Iterator[_Given]:
     root = loader.get_single_node()
     if isinstance(root, yaml.MappingNode):
         _refuse_twice(path, root)
-    body = None
+    body: yaml.Node | None = None
     for key, node in root.value if isinstance(root, yaml.MappingNode) else ():
         if key.value == "cfg":
             body = node
         else:
             cli.warn(f"{path}, line {_line(key)}: {key.value!r} ignored: it stands outside of cfg")
+    if isinstance(body, yaml.ScalarNode) and loader.construct_object(body) is None:
+        return  # its keys are all commented out
     if not isinstance(body, yaml.MappingNode):
-        raise errors.BadConfig(f"{path}: has no mapping 'cfg' at the top", "see daqspool.yaml")
+        raise errors.BadConfig(f"{path}: has no mapping 'cfg' at the top",
+                               "begin it with the line 'cfg:' and indent the keys below it")
     yield from _flat(path, loader, body)
 
 
@@ -410,7 +425,7 @@ def _flat(path: str, loader: yaml.SafeLoader, body: yaml.MappingNode, prefix: st
                        "keys have two levels at most")
     loader.flatten_mapping(body)  # what comes by "<<" stands first: later ones replace it
     for key, node in {key.value: (key, node) for key, node in body.value}.values():
-        name = f"{prefix}{key.value}"
+        name = f"{prefix}{key.value}".replace("/", ".")  # messages and manual write the slash
         if isinstance(node, yaml.MappingNode) and name not in KEYS and name not in ALIASES:
             yield from _flat(path, loader, node, f"{name}.")
             continue

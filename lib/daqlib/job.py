@@ -114,8 +114,7 @@ def check(document: Document, job: str = "") -> None:
     _check_sources(document)
     for receiver in document.get("receivers", []):
         check_receiver(receiver)
-    extra = (*schema.load("job")["properties"], "version")
-    for member in schema.unknown("startdaqv2", document, extra):
+    for member in schema.unknown_in_job(document):
         cli.warn(f"unknown member {member!r} of the specification ignored")
 
 

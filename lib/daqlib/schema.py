@@ -118,3 +118,26 @@ def unknown(name: str, document: dict[str, Any], extra: tuple[str, ...] = ()) ->
     """Return the members of a root object that its schema does not know, to be warned about."""
     known = {*load(name).get("properties", {}), *extra}
     return sorted(set(document) - known)
+
+
+def unknown_in_job(document: dict[str, Any]) -> list[str]:
+    """Return the members that neither a StartDaqV2 specification, a job, nor a source of them has.
+
+    Args:
+        document: valid or not.
+    """
+    found = unknown("startdaqv2", document, (*load("job")["properties"], "version"))
+    sources = document.get("sources")
+    for number, source in enumerate(sources if isinstance(sources, list) else ()):
+        known = _members_of_source(source.get("type")) if isinstance(source, dict) else set()
+        if known:
+            found += sorted(f"sources/{number}/{member}" for member in set(source) - known)
+    return found
+
+
+def _members_of_source(kind: Any) -> set[str]:
+    definitions = load("startdaqv2")["$defs"]
+    for rule in definitions["Source"]["allOf"]:
+        if rule["if"]["properties"]["type"]["const"] == kind:
+            return {"type", *definitions[rule["then"]["$ref"].rpartition("/")[2]]["properties"]}
+    return set()

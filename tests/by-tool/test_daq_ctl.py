@@ -73,6 +73,10 @@ def test_two_daemons_on_a_spool_and_a_port_in_use(live: Live, tmp_path: Any) -> 
     topics = ("--pep", f"zpb.ps://127.0.0.1:{free_port()}")
     live.daq.run("daq-ctl", "serve", "--spool", other, *topics, timeout=10).fails(
         75, live.requests)
+    left = tmp_path / "topics.sock"
+    live.daq.run("daq-ctl", "serve", "--spool", other, "--pep", f"ipc://{left}", timeout=10).fails(
+        75, live.requests)
+    assert not left.exists()
     live.daq.run("daq-ctl", "serve", "--spool", other, *topics, "--rep",
                  "zpb.rr://8.8.8.8:1").fails(78, "CURVE")
     live.daq.run("daq-ctl", "serve", "now").fails(64, "now")
@@ -95,6 +99,12 @@ def test_usage(live: Live) -> None:
     live.ctl("daq.awaitstate", "x", "StateAcquiring", "Stopped", "soon").fails(64, "soon")
     live.ctl("daq.startv2", "@/no/such/file").fails(64, "/no/such/file")
     live.ctl("daq.startv2", "{").fails(65, "not JSON")
+    live.ctl("daq.startv2", "spec.json").fails(65, "not JSON", "@FILE")
+    live.ctl("daq.start", "", "", "--properties", "spec.json").fails(65, "not JSON", "@FILE")
+    for wrong, meant in (("serv", "serve"), ("keyword", "keywords"), ("daq.GetStatus",
+                                                                     "daq.getstatus")):
+        live.ctl(wrong).fails(64, f"did you mean {meant}?")
+    live.ctl("nothing").fails(64, "use one of serve, keygen, keywords, std.init")
     live.ctl("--timeout", "x", "std.init").fails(64, "--timeout")
     assert "daq.startv2" in live.ctl("--help").ok().out
 
@@ -190,6 +200,28 @@ def test_startv2_from_stdin_a_file_and_a_literal(live: Live, fcf: Simulator) -> 
     assert [line.split(",")[0] for line in active] == [f"daq: id=v2.{n}" for n in (1, 2, 3)]
     for number in (1, 2, 3):
         live.ctl("daq.abort", f"v2.{number}").ok()
+
+
+def test_who_misspells_a_member_is_told(live: Live, fcf: Simulator) -> None:
+    source = {**fcf.source(), "initialkeywords": []}
+    document = {"id": "member.1", "sources": [source], "filePrefix": "a_",
+                "mergetarget": {"sourceName": "fcf"}, "heuristics": "v1"}
+    told = live.ctl("daq.startv2", "-", stdin=json.dumps(document)).ok()
+    assert told.err.splitlines() == [
+        "daq-ctl: unknown member 'mergetarget' of the specification ignored",
+        "daq-ctl: unknown member 'sources/0/initialkeywords' of the specification ignored"]
+    live.ctl("daq.abort", "member.1").ok()
+    told = live.ctl("daq.start", "", fcf.at(), "--id", "member.2", "--properties",
+                    '{"keyword": [], "keywords": []}').ok()
+    assert told.err == "daq-ctl: unknown member 'keyword' of properties ignored\n"
+    live.ctl("daq.abort", "member.2").ok()
+
+
+def test_status_tells_when_there_is_nobody_to_hear(live: Live) -> None:
+    nowhere = f"zpb.ps://127.0.0.1:{free_port()}"
+    with live.daq.start("daq-ctl", "--status", "--pep", nowhere, until="no command") as waiting:
+        line = waiting.wait_for("nobody lets us in")
+    assert line.startswith(f"daq-ctl: nobody lets us in at {nowhere} so far, still trying; check")
 
 
 def test_status_beside_a_command(live: Live, fcf: Simulator) -> None:

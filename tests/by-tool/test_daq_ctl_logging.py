@@ -146,9 +146,21 @@ def test_every_command_is_audited(serve: Serve) -> None:
     assert stopped["who"].startswith("127.0.0.1") and "daq-ctl" in stopped["who"]
     assert re.search(r"ACTION daq\.ocm daq\.StopDaq none\.1 by 127\.0\.0\.1 .*daq-ctl.*: refused "
                      r"with 66: no DAQ has the id 'none\.1', \d+\.\d{3} s", on.texts())
-    audited = {(event["command"], event.get("daq"), event["code"])
-               for event in on.events("command")}
+    with pytest.raises(rpc.RemoteError) as failed:
+        on.call("StartDaq", id="", file_prefix="", prim_sources="dcs@ipc:///nowhere/x.sock/rec",
+                meta_sources="", properties="")
+    made = on.call("StartDaqV2", specification=json.dumps(
+        {"sources": [{"type": "fitsKeywords", "sourceName": "k", "keywords": []}]}))["id"]
+
+    def heard() -> set[tuple[Any, ...]]:
+        return {(event["command"], event.get("daq"), event["code"])
+                for event in on.events("command")}
+
+    # an id that was made is told, too; the line comes after the reply
+    wait_until(lambda: ("daq.StartDaqV2", made, 0) in heard())
+    audited = heard()
     assert {("daq.AbortDaq", nasty, 65), ("daq.StartDaqV2", "spec.1", 65)} <= audited
+    assert failed.value.id and ("daq.StartDaq", failed.value.id, failed.value.code) in audited
     assert not [line for line in on.lines() if "GetState" in line[2]], "they are for DEBUG"
     assert "\x1b" not in on.daemon.err
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -212,6 +213,7 @@ def test_files_go_to_the_data_root(daq: Daq) -> None:
         stopped = rpc.call(process.out.strip(), "RecStop", {}, 5)
     path = daq.folder / "root" / "dcs" / "dcs_E.fits"
     assert path.exists() and stopped["dpFiles"] == [f"insws1:{path}"]
+    assert stat.S_IMODE((daq.folder / "root").stat().st_mode) == 0o774, "as the servers make it"
 
 
 @pytest.mark.parametrize("extensions", [0, 3])

@@ -99,6 +99,12 @@ def test_what_is_no_json_is_told(daq: Daq, settings: Path, text: str, reason: st
     check(daq, settings, text).fails(65, reason)
 
 
+def test_standard_input_is_called_by_its_name(daq: Daq, settings: Path) -> None:
+    told = daq.run("daq-ctl", "keywords", "check", "-", "--config", settings, stdin="{",
+                   env={"CFGPATH": str(CHECKOUT)})
+    told.fails(65, "standard input is not JSON")
+
+
 def test_without_dictionaries_the_form_is_checked(daq: Daq) -> None:
     result = check(daq, None, BAD).ok()
     assert result.out.splitlines()[1].startswith("EXPTME  =                  1.0")

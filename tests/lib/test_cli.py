@@ -162,8 +162,14 @@ def test_text_and_json_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert cli.json_argument("[1]", "it") == [1]
     monkeypatch.setattr(sys, "stdin", io.StringIO("7"))
     assert cli.json_argument("@-", "it") == 7
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[8]"))
+    assert cli.json_argument("-", "it") == [8]
     with pytest.raises(errors.BadData, match="it is not JSON"):
         cli.json_argument("{", "it")
+    with pytest.raises(errors.BadData, match=f"write @{tmp_path}/a to read that file"):
+        cli.json_argument(f"{tmp_path}/a", "it")
+    with pytest.raises(errors.BadData, match="give JSON text, @FILE to read a file, or - "):
+        cli.json_argument("none.json", "it")
     for name in ("none", "b", ""):
         with pytest.raises(errors.Usage, match="cannot read"):
             cli.text_argument(f"@{tmp_path}/{name}")
@@ -173,8 +179,8 @@ def test_text_and_json_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert cli.json_argument(f"@{tmp_path}/bom", "it") == []
     with pytest.raises(errors.BadData, match="it is not JSON: NaN"):
         cli.json_argument("[NaN]", "it")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\udcff"))
-    for argument in ("@-", "\udcff"):
+    for argument in ("@-", "-", "\udcff"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("\udcff"))
         with pytest.raises(errors.Usage, match="is not UTF-8"):
             cli.text_argument(argument)
 

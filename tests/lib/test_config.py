@@ -41,8 +41,24 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
     assert made.path == str(tmp_path / "daq.yaml")
 
 
-def test_dotted_keys_are_keys_too(tmp_path: Path) -> None:
-    assert load(tmp_path, "cfg: {limits.merge: 3}")["limits.merge"] == 3
+@pytest.mark.parametrize("key", ["limits.merge", "limits/merge", "limit/merge"])
+def test_dotted_keys_are_keys_too(tmp_path: Path, key: str,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert load(tmp_path, f"cfg: {{{key}: 3}}")["limits.merge"] == 3
+    assert "unknown" not in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "daq.yaml", "cfg:\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)  # root, who may run this, is refused nothing
+    with pytest.raises(errors.BadConfig) as caught:
+        config.load(path)
+    monkeypatch.undo()
+    assert str(caught.value) == f"{path}: Permission denied; check owner and mode of the file"
 
 
 def test_where_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +137,9 @@ def test_an_unknown_key_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("cfg: {dpm: {req_endpoint: nowhere}}", "cfg/dpm/req_endpoint is 'nowhere'"),
     ("cfg: {dictionaries: a.yaml}", "cfg/dictionaries is 'a.yaml': not a list"),
     ("cfg: {dictionaries: [a, 5]}", "5 is no text; give a list of paths relative to"),
+    ("cfg: {dictionaries: [a, /b]}", "'/b' is not relative; give a list of paths relative to"),
+    ("cfg: {dictionaries: [a/../../b]}", "'a/../../b' is not relative"),
+    ("cfg: {oldb_uri_prefix: elt/ocm}", "cfg/oldb_uri_prefix is 'elt/ocm': .*; give cii.oldb:/"),
     ("cfg: {stable_sources: [data]}", "path 'data' is not allowed; give a list of absolute paths"),
     ("cfg: {receivers: here}", "cfg/receivers is 'here': not a list"),
     ("cfg: {receivers: [{type: mail}]}", "entry 1 has no type olasReceiver"),
@@ -141,7 +160,8 @@ def test_an_unknown_key_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("cfg: {? [a] : b}", "line 1: a key is no text"),
     ("cfg: &a {x: *a}", "nested too deeply"),
     ("cfg: {receivers: &a [*a]}", "line 1: found unconstructable recursive node"),
-    ("limits: {merge: 1}", "has no mapping 'cfg' at the top"),
+    ("limits: {merge: 1}", "has no mapping 'cfg' at the top; begin it with the line 'cfg:'"),
+    ("cfg: ''", "has no mapping 'cfg'"),
     ("", "has no mapping"),
     ("[1, 2]", "has no mapping"),
     ("cfg:\n  a: [\n", "line 3: .*; mend the file"),
@@ -160,6 +180,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
 
 def test_a_group_without_keys_is_none(tmp_path: Path) -> None:
     assert load(tmp_path, "cfg:\n  limits:\n  #  merge: 3\n  retry: {}\n").values == config.DEFAULTS
+    assert load(tmp_path, "cfg:\n  # limits:\n  #  merge: 3\n").values == config.DEFAULTS
 
 
 def test_anchors_and_merged_mappings(tmp_path: Path) -> None:
@@ -303,3 +324,17 @@ def test_a_data_root_that_cannot_be(tmp_path: Path) -> None:
             config.make_dataroot(str(tmp_path / wrong))
     with pytest.raises(errors.BadConfig, match="cannot be created: Not a directory: .*file/a"):
         config.make_dataroot(str(tmp_path / "file/a"))
+
+
+def test_a_data_root_that_another_tool_makes_meanwhile(tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.mkdir
+
+    def slower(path: str) -> None:
+        if path == str(tmp_path / "a"):
+            make(path)  # the other tool, between our look and our deed
+        make(path)
+
+    monkeypatch.setattr(os, "mkdir", slower)
+    config.make_dataroot(str(tmp_path / "a/b"))
+    assert (tmp_path / "a/b").is_dir()

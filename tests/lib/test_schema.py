@@ -68,6 +68,16 @@ def test_names_unknown_members() -> None:
     assert schema.unknown("startdaqv2", document, ("version",)) == ["colour"]
 
 
+def test_names_unknown_members_of_sources() -> None:
+    keywords = {"type": "fitsKeywords", "sourceName": "k", "keywords": [], "rrUri": ""}
+    primary = {"type": "primarySource", "sourceName": "p", "initialkeywords": [], "startTime": ""}
+    document = {"sources": [keywords, primary, {"type": "odd", "x": 1}, 5, {"x": 1}, {"type": []}],
+                "version": 2, "fileId": "", "Id": ""}
+    assert schema.unknown_in_job(document) == [
+        "Id", "sources/0/rrUri", "sources/1/initialkeywords"]
+    assert schema.unknown_in_job({"sources": 5}) == []
+
+
 def _told(validator: Any, document: Any) -> list[tuple[str, list[Any]]]:
     return sorted((fault.message, list(fault.absolute_path))
                   for fault in validator.iter_errors(document))

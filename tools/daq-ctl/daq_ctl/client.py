@@ -6,12 +6,12 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daqlib import cli, client, errors, rpc, uri
+from daqlib import cli, client, errors, rpc, schema, uri
 from daqlib.interface import LogInfo, OcmDaqControl, Request, StdCmds
 
 _FIRST_SAMPLES_S = 0.1  # for a subscription to arrive before the command is carried out
@@ -45,15 +45,28 @@ def _on_id(command: Callable[[str], Request[Any]], summary: str) -> Verb:
 
 
 def _start(options: argparse.Namespace, words: list[str]) -> Request[Any]:
+    properties = ""
+    if options.properties:
+        document = cli.json_argument(options.properties, "properties")
+        if isinstance(document, dict):
+            _tell_ignored(schema.unknown("startdaqv1", document), "properties")
+        properties = json.dumps(document)
     return OcmDaqControl.StartDaq(
-        options.id or "", options.file_prefix or "", words[0], words[1],
-        cli.text_argument(options.properties or ""), allow_shared=options.allow_shared)
+        options.id or "", options.file_prefix or "", words[0], words[1], properties,
+        allow_shared=options.allow_shared)
+
+
+def _tell_ignored(members: Iterable[str], what: str) -> None:
+    """Tell the one who typed a document which members of it have no effect."""
+    for member in members:
+        cli.warn(f"unknown member {member!r} of {what} ignored")
 
 
 def _startv2(options: argparse.Namespace, words: list[str]) -> Request[Any]:
     document = cli.json_argument(words[0], "the specification")
-    if options.id and isinstance(document, dict):
-        document["id"] = options.id
+    if isinstance(document, dict):
+        document.update({"id": options.id} if options.id else {})
+        _tell_ignored(schema.unknown_in_job(document), "the specification")
     return OcmDaqControl.StartDaqV2(json.dumps(document), allow_shared=options.allow_shared)
 
 
@@ -90,7 +103,7 @@ VERBS: dict[str, Verb] = {
     "std.getversion": _bare(StdCmds.GetVersion, "print the version"),
     "daq.start": Verb(("primary-sources", "metadata-sources"), _start,
                       "start; each list is 'name@uri name@uri ...' or empty"),
-    "daq.startv2": Verb(("specification",), _startv2, "start; JSON, @FILE, or @- for stdin"),
+    "daq.startv2": Verb(("specification",), _startv2, "start; JSON, @FILE, or @- or - for stdin"),
     "daq.stop": _on_id(OcmDaqControl.StopDaq, "stop and keep the data"),
     "daq.forcestop": _on_id(OcmDaqControl.ForceStopDaq, "stop even if sources fail"),
     "daq.abort": _on_id(OcmDaqControl.AbortDaq, "abort and discard the data"),
@@ -161,7 +174,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.command is None:
         return _follow(client.topic_endpoint(options.pep, options.config))
-    verb = _verb(options.command)
+    verb = _verb(options.command, getattr(options, "others", ()))
     if len(options.arguments) != len(verb.arguments):
         wanted = " ".join(f"<{name}>" for name in verb.arguments) or "no arguments"
         raise errors.Usage(f"{options.command} takes {wanted}", f"try '{options.prog} --help'")
@@ -175,20 +188,26 @@ def run(options: argparse.Namespace) -> int:
 def _follow(endpoint: str) -> int:
     """Print topic samples on stderr until nobody reads them."""
     cli.note("no command provided -> will subscribe indefinitely")
-    for topic, document in rpc.subscribe(endpoint):
+
+    def unheard() -> None:
+        cli.say(f"nobody lets us in at {endpoint} so far, still trying; check the endpoint, "
+                "DAQ_CURVE_CERTIFICATE and DAQ_CURVE_SERVER_KEY, and whether the server runs")
+
+    for topic, document in rpc.subscribe(endpoint, unheard=unheard):
         if not cli.note(sample_line(topic, document)):
             raise BrokenPipeError
     return errors.OK
 
 
-def _verb(word: str) -> Verb:
+def _verb(word: str, others: Iterable[str]) -> Verb:
     verb = VERBS.get(ALIASES.get(word, word))
     if verb is None:
         import difflib
 
-        near = difflib.get_close_matches(word, VERBS, 1)
+        known = [*others, *VERBS]
+        near = difflib.get_close_matches(word.lower(), known, 1)
         raise errors.Usage(f"unknown command {word!r}", f"did you mean {near[0]}?" if near
-                           else f"use one of {', '.join(VERBS)}")
+                           else f"use one of {', '.join(known)}")
     return verb
 
 

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, words: list[str]) -> int:
 
 def _document(word: str) -> Any:
     argument = "@-" if word == "-" else word if word.startswith("@") else f"@{word}"
-    return cli.json_argument(argument, word)
+    return cli.json_argument(argument, "standard input" if argument == "@-" else word)
 
 
 def _lists(document: Any) -> Lists:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from daq_sim import faults
-from daqlib import __version__, cli, errors, names, rpcserver, uri
+from daqlib import __version__, cli, config, errors, names, rpcserver, uri
 
 if TYPE_CHECKING:
     from daqlib.rpcserver import Handler
@@ -92,6 +92,8 @@ def directory(options: argparse.Namespace) -> str:
     """
     root = os.environ.get("DATAROOT", "")
     path = options.directory or (os.path.join(root, options.name) if root else os.curdir)
+    if root and not options.directory:
+        config.make_dataroot(os.path.abspath(root))  # with its mode, if we come before the servers
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
