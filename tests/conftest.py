@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
-from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh
+from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh, group
 
 # the tests of lib/ and of a tool's own modules run on the checkout, never on an installed copy
 sys.path[:0] = [str(CHECKOUT / "lib"), *map(str, sorted((CHECKOUT / "tools").glob("daq-*")))]
@@ -27,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # a shell lets what it runs in the background ignore SIGINT, the tools respect that of their
+    # parents, and the tests send it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # crowds of clients live in the process of the test
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     chosen: Path | None = config.getoption("--daq-bin")
     if chosen is not None and not (chosen / "daq-start").exists():
         raise pytest.UsageError(f"--daq-bin: there is no daq-start in {chosen}")
@@ -36,6 +46,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "daq" in getattr(item, "fixturenames", ()):
             item.add_marker("installed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a group on one worker: pytest-xdist 3.8 marks groups where pytest 9.2 does not look."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Grouped(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.partition("::")[0]) or super()._split_scope(nodeid)
+
+    return Grouped(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

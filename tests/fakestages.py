@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import CHECKOUT, Daq, Process, wait_until
+from harness import CHECKOUT, PATIENCE_S, Daq, Process, wait_until
 
 STAGE_TOOL = """\
 import os, signal, subprocess, sys, time
@@ -26,9 +26,21 @@ def order(job):
             return path.read_text().split()
     return ["ok"]
 
-def obey(what, argument="0"):
+def write(line):
+    with open(orders / "diary", "a") as diary:
+        diary.write(f"{line}\\n")
+
+def begun():
+    return (orders / "diary").read_text().count(f"begin {name} ")
+
+def obey(job, what, argument="0"):
     if what == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        write(f"stubborn {name} {job}")
+    if what == "meet":  # as many others; then stay, for more may come
+        while begun() < int(argument):
+            time.sleep(0.02)
+        time.sleep(0.4)
     if what in ("sleep", "stubborn"):
         time.sleep(float(argument))
     elif what == "child":
@@ -42,17 +54,14 @@ def obey(what, argument="0"):
 
 def work(claim):
     job = claim.id
-    with open(orders / "diary", "a") as diary:
-        diary.write(f"begin {name} {job} {os.getpid()}\\n")
-    obey(*order(job))
-    with open(orders / "diary", "a") as diary:
-        diary.write(f"end {name} {job} {os.getpid()}\\n")
+    write(f"begin {name} {job} {os.getpid()}")
+    obey(job, *order(job))
+    write(f"end {name} {job} {os.getpid()}")
     return stage.Outcome()
 
 def preflight(claim):
     if order(claim.id)[0] == "host-down":
-        with open(orders / "diary", "a") as diary:
-            diary.write(f"preflight {name} {claim.id}\\n")
+        write(f"preflight {name} {claim.id} {time.monotonic()}")
         raise errors.Later("the host is down", "wait")
 
 @cli.entry(tool)
@@ -106,7 +115,7 @@ class Fake(Daq):
         """Start a watcher that runs until the test ends."""
         return self.spawn("daq-watch", *arguments, until="watching")
 
-    def wait_tree(self, tree: dict[str, list[str]], timeout: float = 20) -> None:
+    def wait_tree(self, tree: dict[str, list[str]], timeout: float = PATIENCE_S) -> None:
         """Wait until the stages hold these jobs and nobody is at work."""
         wait_until(lambda: self.tree() == tree, timeout, lambda: f"the tree is {self.tree()}")
 

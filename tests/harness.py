@@ -11,6 +11,7 @@ or, with ``--daq-bin DIR``, from the scripts of an installation.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -36,6 +37,9 @@ MARKER = ".daqspool"
 
 #: 2026-11-21T02:30:00Z, the frozen time of FITS headers.
 EPOCH = 1795228200
+
+#: Seconds to wait for what comes at once on a machine at rest: only a hang takes all of them.
+PATIENCE_S = 60.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 T = TypeVar("T")
@@ -177,7 +181,7 @@ class Process:
         code = self.popen.poll()
         return Result(self.command, -1000 if code is None else code, self.out, self.err)
 
-    def wait(self, timeout: float = 60) -> Result:
+    def wait(self, timeout: float = PATIENCE_S) -> Result:
         """Wait for its end and return the result."""
         try:
             self.popen.wait(timeout)
@@ -185,7 +189,7 @@ class Process:
             raise AssertionError(f"still running after {timeout} s\n{self.result()}") from None
         return self.result()
 
-    def wait_for(self, pattern: str, timeout: float = 20) -> str:
+    def wait_for(self, pattern: str, timeout: float = PATIENCE_S) -> str:
         """Wait until a line of stdout or stderr matches a regular expression; return the line."""
 
         def found() -> str:
@@ -210,7 +214,7 @@ class Process:
         self.popen.kill()
         return self.wait()
 
-    def stop(self, timeout: float = 10) -> Result:
+    def stop(self, timeout: float = PATIENCE_S) -> Result:
         """End it as an operator does: TERM, and KILL when that does not help."""
         if self.running():
             self.popen.terminate()
@@ -269,7 +273,7 @@ class Daq:
         stdin: str | bytes | None = None,
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
-        timeout: float = 60,
+        timeout: float = PATIENCE_S,
     ) -> Result:
         """Run a tool to its end; without ``stdin`` it reads from the null device.
 
@@ -296,7 +300,7 @@ class Daq:
         until: str | None = None,
         stdin: bool = False,
         env: Mapping[str, str | None] | None = None,
-        timeout: float = 20,
+        timeout: float = PATIENCE_S,
     ) -> Iterator[Process]:
         """Run a tool in the background and end it with the block.
 
@@ -321,7 +325,7 @@ class Daq:
         until: str | None = None,
         stdin: bool = False,
         env: Mapping[str, str | None] | None = None,
-        timeout: float = 20,
+        timeout: float = PATIENCE_S,
     ) -> Process:
         """Like :meth:`start`, but ended with the test."""
         process = self._spawn(self.command(tool, *arguments), stdin, env, None)
@@ -423,7 +427,8 @@ def free_port() -> int:
 
 
 def wait_until(
-    condition: Callable[[], T], timeout: float = 20, explain: Callable[[], str] | None = None
+    condition: Callable[[], T], timeout: float = PATIENCE_S,
+    explain: Callable[[], str] | None = None,
 ) -> T:
     """Call a condition until it returns something true, and return that.
 
@@ -440,6 +445,18 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(explain() if explain else f"not true within {timeout} s")
         time.sleep(0.02)
+
+
+@functools.cache
+def group(path: str) -> str:
+    """Return the group of tests that a test file is, or an empty text.
+
+    Args:
+        path: of the file below the checkout.
+    """
+    text = (CHECKOUT / path).read_text()
+    found = re.search(r'^pytestmark = .*\bxdist_group\("([\w-]+)"\)', text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def make_fits(

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from daqlib import rpc
-from harness import CHECKOUT, Daq, Process, Result, free_port, fresh, wait_until
+from harness import CHECKOUT, PATIENCE_S, Daq, Process, Result, free_port, fresh, wait_until
 
 #: The substates of a whole life, in order.
 LIFE = ("NotStarted", "Starting", "Acquiring", "Stopping", "Stopped", "NotScheduled", "Scheduled",
         "Collecting", "Merging", "Releasing", "Completed")
+
+
+#: Seconds that the daemon gives a source for a reply: a busy machine needs some, who hangs all.
+REPLY_S = 5.0
 
 
 class Simulator:
@@ -58,7 +62,7 @@ class Simulator:
 
     def ask(self, command: str, **params: Any) -> Any:
         """Send it a command."""
-        return rpc.call(self.uri, command, params, 5)
+        return rpc.call(self.uri, command, params, PATIENCE_S)
 
     def source(self) -> dict[str, str]:
         """Return it as a source of a specification."""
@@ -83,7 +87,7 @@ class Live:
         self.number = 0
         path = daq.folder / "daqspool.yaml"
         path.write_text(yaml.safe_dump({"cfg": {
-            "instrument_id": "TEST", "request_timeout_sec": 1.0, "scan_interval_sec": 1.0,
+            "instrument_id": "TEST", "request_timeout_sec": REPLY_S, "scan_interval_sec": 1.0,
             "req_endpoint": self.requests, "pub_endpoint": self.topics, **settings}}))
         daq.env["DAQ_CONFIG"] = str(path)
 
@@ -108,16 +112,17 @@ class Live:
         self.number += 1
         return f"{stem}.{self.number}"
 
-    def ctl(self, *arguments: object, stdin: str | None = None, timeout: float = 60) -> Result:
+    def ctl(self, *arguments: object, stdin: str | None = None,
+            timeout: float = PATIENCE_S) -> Result:
         """Run the client."""
         return self.daq.run("daq-ctl", *arguments, stdin=stdin, timeout=timeout)
 
-    def call(self, command: str, limit: float = 30, /, **params: Any) -> Any:
+    def call(self, command: str, limit: float = PATIENCE_S, /, **params: Any) -> Any:
         """Send a request without the client, which takes a third of a second."""
         path = "std" if command in ("Init", "Enable", "Disable", "Exit", "GetState") else "daq"
         return rpc.call(f"{self.requests}/{path}", command, params, limit)
 
-    def begin(self, *sources: Simulator | dict[str, Any], id: str = "", limit: float = 30,
+    def begin(self, *sources: Simulator | dict[str, Any], id: str = "", limit: float = PATIENCE_S,
               **members: Any) -> str:
         """Start an acquisition and return its id."""
         described = [s.source() if isinstance(s, Simulator) else s for s in sources]
@@ -132,7 +137,7 @@ class Live:
         made: dict[str, Any] = self.call("GetStatus", id=job)
         return made
 
-    def until(self, job: str, substate: str, timeout: float = 20) -> dict[str, Any]:
+    def until(self, job: str, substate: str, timeout: float = PATIENCE_S) -> dict[str, Any]:
         """Wait until a job is in a substate; return its status."""
         def there() -> dict[str, Any]:
             now = self.status(job)
@@ -178,7 +183,7 @@ class Live:
             self.call("Disable")
             self.call("Enable")
             return "status: Operational" in listener.err
-        wait_until(heard, 10)
+        wait_until(heard)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ _LSH = """#!/bin/sh
 while [ "${{1#-}}" != "$1" ]; do case "$1" in -l|-p|-F|-o|-i) shift;; esac; shift; done
 shift
 echo "$*" >>{calls}
+trap 'echo TERM >{told}; exit 143' TERM
 until [ -e {gate} ]; do sleep 0.05; done
 exec sh -c "$*"
 """
@@ -95,7 +96,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
     subprocess.run([program, "-f", folder / "sshd_config", "-E", folder / "sshd.log"], check=True)
     pid_file = folder / "sshd.pid"
     try:
-        wait_until(pid_file.exists, 10, lambda: (folder / "sshd.log").read_text())
+        wait_until(pid_file.exists, explain=lambda: (folder / "sshd.log").read_text())
         _check_login(folder)
         yield Sshd(folder / "ssh_config", folder)
     finally:
@@ -120,20 +121,23 @@ class Stand:
         command: for ``cfg/rsh``.
         gate: commands run while this file is there; take it away to hold them up.
         calls: the commands so far, one a line.
+        told: is there when a command that was held up was told to end.
     """
 
     command: Path
     gate: Path
     calls: Path
+    told: Path
 
 
 def stand_in(folder: Path) -> Stand:
     """Make a stand-in for ssh in a folder."""
-    made = Stand(folder / "lsh", folder / "gate", folder / "calls")
+    made = Stand(folder / "lsh", folder / "gate", folder / "calls", folder / "told")
     made.gate.touch()
     made.calls.touch()
     made.command.write_text(_LSH.format(gate=shlex.quote(str(made.gate)),
-                                        calls=shlex.quote(str(made.calls))))
+                                        calls=shlex.quote(str(made.calls)),
+                                        told=shlex.quote(str(made.told))))
     made.command.chmod(0o755)
     return made
 

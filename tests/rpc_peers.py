@@ -75,27 +75,45 @@ class Service:
         return "hidden"
 
 
+class Waiting(Service):
+    """One whose clients wait until the test lets them all go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_at_once = asyncio.Event()
+
+    async def WaitForAll(self, ballast: str = "") -> str:
+        self.calls.append("WaitForAll")
+        await self.all_at_once.wait()
+        return "woke"
+
+
 def serving(
     work: Callable[[str, rpcserver.Server], Awaitable[None]], endpoint: str = LOCAL, **options: Any
 ) -> None:
     async def run() -> None:
         async with rpcserver.Server(endpoint, {"daq": Service()}, **options) as server:
-            await asyncio.wait_for(work(f"{server.endpoint}/daq", server), 10)
+            await asyncio.wait_for(work(f"{server.endpoint}/daq", server), 60)
 
     asyncio.run(run())
 
 
 @contextmanager
 def in_process(endpoint: str = LOCAL) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server in a process of its own, for what the loop under test must not share."""
+    """A server in a process of its own, for what the loop under test must not share.
+
+    After its endpoint it prints a line for every request.
+    """
     code = f"""
 import asyncio
 from daqlib import rpcserver
-async def wait(seconds): await asyncio.sleep(seconds)
+async def wait(seconds):
+    print("asked", flush=True)
+    await asyncio.sleep(seconds)
 async def main():
     async with rpcserver.Server({endpoint!r}, {{"daq": {{"Wait": wait}}}}) as server:
         print(server.endpoint, flush=True)
-        await asyncio.sleep(30)
+        await asyncio.sleep(300)
 asyncio.run(main())
 """
     process = subprocess.Popen([sys.executable, "-c", code], env={"PYTHONPATH": LIB}, text=True,
@@ -112,11 +130,11 @@ asyncio.run(main())
 async def refused(endpoint: str, command: str, params: rpc.Document | None = None,
                   ) -> rpc.RemoteError:
     with pytest.raises(rpc.RemoteError) as caught:
-        await rpc.acall(endpoint, command, params, 5)
+        await rpc.acall(endpoint, command, params, 60)
     return caught.value
 
 
-async def raw(endpoint: str, *frames: bytes, patience_ms: int = 2000) -> Any:
+async def raw(endpoint: str, *frames: bytes, patience_ms: int = 60_000) -> Any:
     """Send frames as they are and return the reply."""
     with zmq.asyncio.Context.instance().socket(zmq.DEALER) as dealer:
         dealer.linger = 0

@@ -31,8 +31,8 @@ def ready(kind: bytes) -> bytes:
 
 def dial(port: int) -> socket.socket:
     """Connect, and say nothing."""
-    made = socket.create_connection(("127.0.0.1", port), 5)
-    made.settimeout(10)
+    made = socket.create_connection(("127.0.0.1", port), 60)
+    made.settimeout(60)
     return made
 
 
@@ -61,7 +61,7 @@ def reply(peer: socket.socket) -> dict[str, Any]:
             return made
 
 
-def is_closed(peer: socket.socket, patience: float = 5) -> bool:
+def is_closed(peer: socket.socket, patience: float = 60) -> bool:
     """Tell whether the other side closes the connection in time; what it says is dropped."""
     peer.settimeout(patience)
     try:

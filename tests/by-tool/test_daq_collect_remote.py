@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,11 +201,10 @@ def test_end_on_request_ends_the_transfer(
     stand.gate.unlink()
     process = daq.spawn("daq-collect", "--job", "J1")
     wait_until(stand.calls.read_text)
-    began = time.monotonic()
     process.signal(signum)
-    assert process.wait(10).code == 128 + signum
-    assert time.monotonic() - began < 4
-    wait_until(lambda: not holders(daq.spool / "lock" / "J1"), 2)
+    assert process.wait().code == 128 + signum
+    assert stand.told.exists()  # nobody had to be killed
+    wait_until(lambda: not holders(daq.spool / "lock" / "J1"))
     assert daq.events("J1") == ["accepted", "start", "interrupted"]
     assert daq.tree() == {"collect": ["J1"]}
     stand.gate.touch()
@@ -217,7 +215,7 @@ def test_end_on_request_ends_the_transfer(
 def test_half_a_transfer_is_gone_on_with(daq: Daq, fits: Path) -> None:
     big = make_fits(daq.folder / "in" / "big.fits", extensions=1, shape=(1000, 1000))
     lsh = stand_in(daq.folder).command
-    slow = script(daq.folder / "slow", 'exec rsync --bwlimit=1000 "$@"\n')
+    slow = script(daq.folder / "slow", 'exec rsync --bwlimit=400 "$@"\n')
     fast = script(daq.folder / "fast", f'rsync --stats "$@" >>{daq.folder}/stats\n')
     configure(daq, rsh=lsh, bin_rsync=slow)
     put(daq, f"{HOST}:{big}")
@@ -225,7 +223,7 @@ def test_half_a_transfer_is_gone_on_with(daq: Daq, fits: Path) -> None:
     folder = daq.spool / "data" / "J1" / "sources"
     wait_until(lambda: any(path.stat().st_size > 500_000 for path in folder.glob(".fetch-*/.b*")))
     process.signal(signal.SIGTERM)
-    assert process.wait(10).code == 143
+    assert process.wait().code == 143
     assert [path.name for path in folder.glob(".fetch-*/.*")] == [".rsync-part"]
     assert sources(daq) == {}
     configure(daq, rsh=lsh, bin_rsync=fast)
@@ -272,7 +270,7 @@ class TestRealSsh:
 
     def test_ssh_does_not_hold_the_lock(self, daq: Daq, far: Sshd) -> None:
         big = make_fits(daq.folder / "in" / "big.fits", shape=(1000, 1000))
-        slow = script(daq.folder / "slow", 'exec rsync --bwlimit=2000 "$@"\n')
+        slow = script(daq.folder / "slow", 'exec rsync --bwlimit=1000 "$@"\n')
         configure(daq, ssh_config=far.ssh_config, bin_rsync=slow)
         put(daq, f"{HOST}:{big}")
         folder = daq.spool / "data" / "J1" / "sources"

@@ -60,7 +60,7 @@ def test_the_states_of_the_application(daq: Daq) -> None:
     live.ctl("std.setloglevel", "daq.ocm", "DEBUG").ok()
     assert live.ctl("std.getversion").line().startswith('"')
     assert live.ctl("std.exit").line() == '"OK"'
-    said = daq.processes[0].wait(10).ok().err.splitlines()
+    said = daq.processes[0].wait().ok().err.splitlines()
     assert [line for line in said if line.startswith("daq-ctl: serving at")]
     live.ctl("--timeout", "0.5", "std.getstate").fails(69, "nobody answers")
 
@@ -68,13 +68,13 @@ def test_the_states_of_the_application(daq: Daq) -> None:
 def test_two_daemons_on_a_spool_and_a_port_in_use(live: Live, tmp_path: Any) -> None:
     live.daq.run("daq-ctl", "serve").fails(75, "daq-ctl runs on", str(live.daemon.pid))
     other = tmp_path / "spool"
-    live.daq.run("daq-ctl", "serve", "--spool", other, timeout=10).fails(
+    live.daq.run("daq-ctl", "serve", "--spool", other).fails(
         75, "in use by another program", "another endpoint")
     topics = ("--pep", f"zpb.ps://127.0.0.1:{free_port()}")
-    live.daq.run("daq-ctl", "serve", "--spool", other, *topics, timeout=10).fails(
+    live.daq.run("daq-ctl", "serve", "--spool", other, *topics).fails(
         75, live.requests)
     left = tmp_path / "topics.sock"
-    live.daq.run("daq-ctl", "serve", "--spool", other, "--pep", f"ipc://{left}", timeout=10).fails(
+    live.daq.run("daq-ctl", "serve", "--spool", other, "--pep", f"ipc://{left}").fails(
         75, live.requests)
     assert not left.exists()
     live.daq.run("daq-ctl", "serve", "--spool", other, *topics, "--rep",
@@ -88,9 +88,9 @@ def test_a_signal_ends_the_daemon_cleanly(daq: Daq, signum: int) -> None:
     live.serve()
     waiting = daq.spawn("daq-ctl", "--status", until="no command")
     live.daemon.signal(signum)
-    live.daemon.wait(10).ok()
+    live.daemon.wait().ok()
     waiting.signal(signal.SIGINT)
-    assert waiting.wait(10).code == 130
+    assert waiting.wait().code == 130
 
 
 def test_usage(live: Live) -> None:
@@ -133,7 +133,7 @@ def test_the_automatic_stop_of_the_manual(live: Live, dcs: Simulator, fcf: Simul
         assert list(stopped.json()) == ["status", "timeout"]
         assert stopped.json()["timeout"] is False
         assert stopped.json()["status"]["substate"] == "Stopped"
-        done = live.ctl("--json", "daq.awaitstate", job, "StateCompleted", "Completed", "20").ok()
+        done = live.ctl("--json", "daq.awaitstate", job, "StateCompleted", "Completed", "57").ok()
         assert done.err == "" and done.json()["status"]["result"] == str(
             live.daq.spool / "result" / f"{job}.fits")
         wait_until(lambda: lines()[-1] == "status: Operational;Idle")
@@ -226,7 +226,7 @@ def test_status_tells_when_there_is_nobody_to_hear(live: Live) -> None:
 
 def test_status_beside_a_command(live: Live, fcf: Simulator) -> None:
     job = live.begin(fcf)
-    with live.daq.start("daq-ctl", "daq.awaitstate", job, "StateAcquiring", "Stopped", "20",
+    with live.daq.start("daq-ctl", "daq.awaitstate", job, "StateAcquiring", "Stopped", "300",
                         "--status") as waiting:
         def heard() -> bool:  # a subscription takes a moment to arrive
             live.call("AbortDaq", id=live.begin(fcf))
@@ -234,7 +234,7 @@ def test_status_beside_a_command(live: Live, fcf: Simulator) -> None:
         wait_until(heard)
         live.daemon.wait_for(rf"{job}: \d+ wait")
         live.call("StopDaq", id=job)
-        ended = waiting.wait(10).ok()
+        ended = waiting.wait().ok()
     assert ended.line().startswith(f"daq: id={job}, ") and "substate=Stopped" in ended.out
     assert f"daq: id={job}," in ended.err and "substate=Stopping" in ended.err
 
@@ -282,7 +282,7 @@ def test_wrong_parameters_are_refused_and_nothing_is_written(
 
 def test_a_wait_can_be_answered_run_out_or_become_vain(live: Live, fcf: Simulator) -> None:
     job = live.begin(fcf)
-    reached = live.ctl("--json", "daq.awaitstate", job, "StateAcquiring", "Starting", "5").ok()
+    reached = live.ctl("--json", "daq.awaitstate", job, "StateAcquiring", "Starting", "60").ok()
     assert reached.json()["timeout"] is False  # it has been there
     late = live.ctl("--json", "daq.awaitstate", job, "StateAcquiring", "Stopped", "0.3")
     assert late.exits(124).json()["timeout"] is True
@@ -290,10 +290,10 @@ def test_a_wait_can_be_answered_run_out_or_become_vain(live: Live, fcf: Simulato
     live.ctl("daq.awaitstate", job, "StateAcquiring", "Stopped", "0").fails(65, "above 0")
     live.ctl("daq.awaitstate", job, "StateMerging", "Acquiring", "1").fails(65, "Acquiring")
     vain = live.daq.spawn("daq-ctl", "--json", "daq.awaitstate", job, "StateCompleted",
-                          "Completed", "20")
-    time.sleep(0.6)
+                          "Completed", "300")
+    live.daemon.wait_for(rf"{job}: \d+ wait.* StateCompleted")
     live.ctl("daq.abort", job).ok()
-    ended = vain.wait(10).exits(1).json()
+    ended = vain.wait().exits(1).json()
     assert ended["status"]["substate"] in ("Aborting", "Aborted") and ended["timeout"] is False
     live.ctl("daq.awaitstate", job, "StateCompleted", "Aborted", "1").ok()
     live.ctl("daq.awaitstate", job, "StateMerging", "Merging", "1").exits(1)
@@ -301,31 +301,34 @@ def test_a_wait_can_be_answered_run_out_or_become_vain(live: Live, fcf: Simulato
 
 def test_hundreds_may_wait_at_no_cost(live: Live, fcf: Simulator) -> None:
     job = live.begin(fcf)
-    with clients(live, 500) as waiting:
+    with clients(live) as waiting:
         for number, client in enumerate(waiting):
             client.send_json({"jsonrpc": "2.0", "id": number, "method": "daq.AwaitDaqState",
                               "params": {"id": job, "state": "StateAcquiring",
-                                         "substate": "Stopped", "timeout": 50}})
-        wait_until(lambda: len(os.listdir(f"/proc/{live.daemon.pid}/fd")) > 500)
-        time.sleep(1)
-        before = cpu_seconds(live.daemon.pid)
-        time.sleep(2)
-        spent = cpu_seconds(live.daemon.pid) - before
+                                         "substate": "Stopped", "timeout": 300}})
+        wait_until(lambda: len(os.listdir(f"/proc/{live.daemon.pid}/fd")) > len(waiting))
+        spent: list[float] = []
+
+        def at_no_cost() -> bool:  # it may still be reading what they ask
+            before = cpu_seconds(live.daemon.pid)
+            time.sleep(2)
+            spent.append(cpu_seconds(live.daemon.pid) - before)
+            return spent[-1] <= 0.1
+        wait_until(at_no_cost, explain=lambda: f"{spent} s of processor time in 2 s of waiting")
         assert not any(client.poll(0) for client in waiting)
         assert live.status(job)["substate"] == "Acquiring"
         live.call("StopDaq", id=job)
-        assert all(client.poll(10_000) for client in waiting)
+        assert all(client.poll(60_000) for client in waiting)
         told = [client.recv_json()["result"] for client in waiting]
     assert all(answer["reached"] and answer["status"]["substate"] == "Stopped" for answer in told)
-    assert spent <= 0.1, f"{spent} s of processor time in 2 s of waiting"
 
 
 @contextmanager
-def clients(live: Live, count: int) -> Iterator[list[Any]]:
+def clients(live: Live) -> Iterator[list[Any]]:
     import zmq
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    # each costs two descriptors here, and one there
+    count = min(500, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
     home = context()
     home.max_sockets = 2 * count
     made = [home.socket(zmq.DEALER) for _ in range(count)]
@@ -371,13 +374,13 @@ def test_keywords_are_folded_into_the_product(live: Live, fcf: Simulator) -> Non
 
 def test_no_keywords_after_the_seal(live: Live) -> None:
     with live.daq.start("daq-sim", "metadaqif", "slow", "zpb.rr://127.0.0.1:0/daq", "--delay",
-                        "StopDaq=0.8", until="ready") as slow:
+                        "StopDaq=3", until="ready") as slow:
         job = live.begin({"type": "metadataSource", "sourceName": "slow",
                           "rrUri": slow.out.strip()})
         stopping = live.daq.spawn("daq-ctl", "daq.stop", job)
         live.until(job, "Stopping")
         live.call("UpdateKeywords", id=job, keywords=keywords(late="yes"))
-        stopping.wait(10).ok()
+        stopping.wait().ok()
     assert live.daq.events(job).index("keywords") < live.daq.events(job).index("sealed")
     with pytest.raises(rpc.RemoteError, match="not accepted"):
         live.call("UpdateKeywords", id=job, keywords=keywords(later="no"))
@@ -431,7 +434,7 @@ def test_abort_ends_a_stage_worker(live: Live, fcf: Simulator, verb: str) -> Non
     live.until(job, "Collecting")
     wait_until(lambda: stand.calls.read_text())
     live.ctl("--json", verb, job).ok()
-    worker.wait(5)
+    worker.wait()
     assert live.status(job)["substate"] == "Aborted" and live.status(job)["error"] is False
     assert job in live.daq.tree()["done"] and live.daq.events(job)[-1] == "aborted"
 

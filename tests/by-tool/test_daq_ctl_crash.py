@@ -32,14 +32,14 @@ def kill_during(live: Live, ask: Callable[[], object], ready: Callable[[], objec
         wait_until(ready)
         live.daemon.kill()
         with pytest.raises(errors.Unavailable):
-            asked.result(20)
+            asked.result(60)
 
 
 def begin_and_die(live: Live, *sources: Simulator, id: str) -> None:
     """Start an acquisition with a daemon that is set to die of it."""
     with pytest.raises(errors.Unavailable):
-        live.begin(*sources, id=id, limit=10)
-    live.daemon.wait(10).died(9)
+        live.begin(*sources, id=id)
+    live.daemon.wait().died(9)
 
 
 def armed(live: Live, point: str) -> None:
@@ -110,18 +110,18 @@ def test_a_death_with_an_id_and_no_job(live: Live, fcf: Simulator) -> None:
 
 @pytest.mark.parametrize("slow", ["fcf", "dcs"])
 def test_a_kill_while_starting(live: Live, slow: str) -> None:
-    delay = {"fcf": ["--delay", "StartDaq=0.6"], "dcs": ["--delay", "RecStart=0.6"]}[slow]
+    delay = {"fcf": ["--delay", "StartDaq=3"], "dcs": ["--delay", "RecStart=3"]}[slow]
     meta = live.sim("metadaqif", "meta", *(delay if slow == "fcf" else []))
     det = live.sim("recif", "det", *(delay if slow == "dcs" else []))
     job = live.id(f"slow-{slow}")
     with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(live.begin, det, meta, id=job, limit=10)
+        starting = pool.submit(live.begin, det, meta, id=job)
         late = meta if slow == "fcf" else det
         wait_until(lambda: late.calls(late.starts, job))
         live.daemon.kill()
         with pytest.raises(errors.Unavailable):
-            starting.result(20)
-    time.sleep(0.7)
+            starting.result(60)
+    wait_until(lambda: f"{late.starts} ->" in late.words)  # it does not know of the death
     live.serve()
     assert meta.calls("StartDaq", job) == 1
     if slow == "dcs":  # every source was commanded, and each says that it records
@@ -136,7 +136,7 @@ def test_a_kill_while_starting(live: Live, slow: str) -> None:
 
 
 def test_a_kill_while_stopping(live: Live, dcs: Simulator) -> None:
-    slow = live.sim("metadaqif", "slow", "--delay", "StopDaq:1=0.8")
+    slow = live.sim("metadaqif", "slow", "--delay", "StopDaq:1=3")
     job = live.begin(dcs, slow)
     kill_during(live, lambda: live.call("StopDaq", id=job),
                 lambda: slow.calls("StopDaq", job))
@@ -155,7 +155,7 @@ def test_a_death_at_the_hand_over(live: Live, dcs: Simulator, point: str) -> Non
     armed(live, point)
     with pytest.raises(errors.Unavailable):
         live.call("StopDaq", id=job)
-    live.daemon.wait(10).died(9)
+    live.daemon.wait().died(9)
     before = {place: ids for place, ids in live.daq.tree().items() if job in ids}
     assert list(before) == (["collect"] if point == "move.renamed" else ["acquire"])
     live.serve()
@@ -166,7 +166,7 @@ def test_a_death_at_the_hand_over(live: Live, dcs: Simulator, point: str) -> Non
 
 
 def test_a_kill_while_aborting(live: Live, fcf: Simulator) -> None:
-    slow = live.sim("metadaqif", "slow", "--delay", "AbortDaq:1=0.9")
+    slow = live.sim("metadaqif", "slow", "--delay", "AbortDaq:1=3")
     job = live.begin(slow, fcf)
     kill_during(live, lambda: live.call("AbortDaq", id=job),
                 lambda: slow.calls("AbortDaq", job))
@@ -177,8 +177,8 @@ def test_a_kill_while_aborting(live: Live, fcf: Simulator) -> None:
 
 
 def test_a_death_while_a_failed_start_is_undone(live: Live, fcf: Simulator) -> None:
-    bad = live.sim("recif", "bad", "--fail", "RecStart=jammed", "--delay", "RecStatus=0.5")
-    kill_during(live, lambda: live.begin(bad, fcf, id="undone", limit=10),
+    bad = live.sim("recif", "bad", "--fail", "RecStart=jammed", "--delay", "RecStatus=3")
+    kill_during(live, lambda: live.begin(bad, fcf, id="undone"),
                 lambda: bad.calls("RecStatus", "undone"))
     live.serve()
     wait_until(lambda: live.daq.tree().get("failed") == ["undone"])
@@ -248,11 +248,11 @@ def test_an_alert_of_the_life_before_goes_by_itself(live: Live) -> None:
     source = live.sim("recif", "mute")
     job = live.begin(source)
     source.process.signal(19)
-    wait_until(lambda: live.alerts(job), 15)
+    wait_until(lambda: live.alerts(job))
     live.daemon.kill()
     source.process.signal(18)
     live.serve()
-    wait_until(lambda: not live.alerts(job), 15)
+    wait_until(lambda: not live.alerts(job))
 
 
 def test_a_stop_that_nobody_would_repeat_is_repeated(live: Live) -> None:
@@ -261,10 +261,10 @@ def test_a_stop_that_nobody_would_repeat_is_repeated(live: Live) -> None:
     armed(live, "append.begin:2")  # Stopping is on record, what the source brought is not
     with pytest.raises(errors.Unavailable):
         live.call("StopDaq", id=job)
-    live.daemon.wait(10).died(9)
+    live.daemon.wait().died(9)
     source.process.signal(19)
     live.serve()
-    wait_until(lambda: live.alerts(job), 15)
+    wait_until(lambda: live.alerts(job))
     assert live.status(job)["substate"] == "Stopping"
     source.process.signal(18)
     live.until(job, "NotScheduled")
@@ -294,7 +294,7 @@ def test_stale_acquisitions_are_given_up_only_when_nobody_answers(live: Live, fc
         document["created"] = clock.iso(time.time() - 15 * 3600) + "Z"
         path.write_text(json.dumps(document))
     live.serve()
-    wait_until(lambda: live.daq.tree().get("failed") == [lost], 15)
+    wait_until(lambda: live.daq.tree().get("failed") == [lost])
     assert "stale" in live.alerts(lost) and "15 h" in live.alerts(lost)["stale"]
     assert live.status(kept)["substate"] == "Acquiring"
     live.call("StopDaq", id=kept)
@@ -348,9 +348,9 @@ def test_a_death_between_two_steps(live: Live, dcs: Simulator, fcf: Simulator, p
     job = point.replace(":", "-")
     armed(live, point)
     with pytest.raises(errors.Unavailable):
-        live.begin(dcs, fcf, id=job, limit=10)
+        live.begin(dcs, fcf, id=job)
         live.call("AbortDaq" if point == "acquire.aborted" else "StopDaq", id=job)
-    live.daemon.wait(10).died(9)
+    live.daemon.wait().died(9)
     live.serve()
     told = {"acquire.started": "Acquiring", "acquire.sealed": "NotScheduled",
             "acquire.aborted": "Aborted"}.get(point)
@@ -368,10 +368,10 @@ def test_a_death_between_two_steps(live: Live, dcs: Simulator, fcf: Simulator, p
 
 def test_waiting_survives_nothing_but_is_told_so(live: Live, fcf: Simulator) -> None:
     job = live.begin(fcf)
-    waiting = live.daq.spawn("daq-ctl", "daq.awaitstate", job, "StateMerging", "", "30")
-    time.sleep(0.7)
+    waiting = live.daq.spawn("daq-ctl", "daq.awaitstate", job, "StateMerging", "", "50")
+    live.daemon.wait_for(rf"{job}: \d+ wait")
     live.crash()
-    waiting.wait(10).fails(69, "closed the connection")
+    waiting.wait().fails(69, "closed the connection")
 
 
 # -- a full disk ----------------------------------------------------------------------------------
@@ -404,7 +404,8 @@ def test_a_full_disk_at_every_append(daq: Daq) -> None:
 def after_a_full_disk(live: Live, job: str, *, started: bool) -> None:
     """There is space again: what was refused has failed, what was acknowledged can go on."""
     if not started:
-        wait_until(lambda: job in live.daq.tree().get("failed", []), 20, lambda: live.told(job))
+        wait_until(lambda: job in live.daq.tree().get("failed", []),
+                   explain=lambda: live.told(job))
         return
     if live.status(job)["substate"] == "Acquiring":
         live.call("StopDaq", id=job)
@@ -419,7 +420,7 @@ def acquire(live: Live, job: str, dcs: Simulator, fcf: Simulator, path: Any) -> 
     """One acquisition by a client that is not told more than it is told."""
     try:
         live.begin(dcs, fcf, {"type": "fitsFile", "sourceName": "old", "location": str(path)},
-                   id=job, limit=10)
+                   id=job)
         live.call("UpdateKeywords", id=job,
                   keywords=[{"type": "valueKeyword", "name": "KEPT", "value": 1}])
         live.call("StopDaq", id=job)
@@ -444,7 +445,7 @@ def test_a_death_at_every_point_of_an_acquisition(daq: Daq) -> None:
         wait_until(lambda: not live.daemon.running() or "serving" in live.daemon.err)
         if live.daemon.running():
             acquire(live, job, dcs, fcf, path)
-        live.daemon.wait(10).died(9)
+        live.daemon.wait().died(9)
         live.serve()
         settle(live, job, dcs, fcf, point)
         live.daemon.stop()
@@ -457,8 +458,8 @@ def settle(live: Live, job: str, dcs: Simulator, fcf: Simulator, point: str) -> 
     log = live.daq.spool / "log" / f"{job}.jsonl"
     if place():
         wait_until(lambda: live.status(job)["substate"] in (
-            "Acquiring", "NotScheduled") or place() == ["failed"], 20,
-            lambda: f"{point}\n{live.told(job)}\n{live.daemon.err}")
+            "Acquiring", "NotScheduled") or place() == ["failed"],
+            explain=lambda: f"{point}\n{live.told(job)}\n{live.daemon.err}")
     assert dcs.calls("RecStart", job) <= 1 and fcf.calls("StartDaq", job) <= 1, point
     if place() == ["acquire"]:
         live.call("StopDaq", id=job)

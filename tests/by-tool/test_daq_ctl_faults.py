@@ -38,7 +38,7 @@ def names(live: Live, job: str, event: str) -> list[str]:
 
 @pytest.mark.parametrize(("fault", "code", "text"), [
     (["--fail", "RecStart=the shutter is stuck"], 65, "the shutter is stuck"),
-    (["--hang", "RecStart"], 69, "did not reply to rec.RecStart within 1 s"),
+    (["--hang", "RecStart"], 69, "did not reply to rec.RecStart within 5 s"),
     (["--die", "RecStart"], 69, "closed the connection"),
     pytest.param(["--die-after", "RecStart"], 69, "closed the connection",
                  marks=pytest.mark.slow),
@@ -90,11 +90,11 @@ def test_a_uri_that_cannot_be_is_refused_before_anything_is_written(live: Live, 
 
 
 def test_a_start_that_is_slow_but_sure_is_no_failure(live: Live) -> None:
-    slow = live.sim("recif", "slow", "--delay", "RecStart=0.6")
+    slow = live.sim("recif", "slow", "--delay", "RecStart=1")
     job = live.begin(slow)
     assert live.status(job)["error"] is False
     # the reply is lost, the recording runs: it is asked, not started again
-    deaf = live.sim("metadaqif", "deaf", "--delay", "StartDaq=0.9", "--delay", "GetDaqStatus=0.4")
+    deaf = live.sim("metadaqif", "deaf", "--delay", "StartDaq=5.5", "--delay", "GetDaqStatus=3")
     other = live.begin(deaf)
     assert deaf.calls("StartDaq", other) == 1
 
@@ -135,7 +135,7 @@ def test_a_hung_source_delays_nobody_else(live: Live, fcf: Simulator) -> None:
         live.call("StopDaq", id=job)
         assert not failing.done()
         with pytest.raises(rpc.RemoteError, match="did not reply"):
-            failing.result(20)
+            failing.result(60)
 
 
 # -- failing stops --------------------------------------------------------------------------------
@@ -170,14 +170,14 @@ def test_forcestop_goes_on_without_the_source(live: Live) -> None:
     stopping = live.daq.spawn("daq-ctl", "daq.stop", job)
     live.until(job, "Stopping")
     assert live.ctl("--json", "daq.forcestop", job).json() == {"id": job, "error": True}
-    stopping.wait(10).fails(65, "overtaken")
+    stopping.wait().fails(65, "overtaken")
     assert live.manifest(job) == {"outcome": "forced", "sources": []}
     assert live.status(job)["substate"] == "NotScheduled" and live.status(job)["error"] is True
 
 
 def test_a_source_may_take_its_time_over_the_files(live: Live) -> None:
-    slow = live.sim("recif", "slow", "--delay", "RecStop=2.5")
-    late = live.sim("metadaqif", "late", "--delay", "StopDaq=2")
+    slow = live.sim("recif", "slow", "--delay", "RecStop=7")
+    late = live.sim("metadaqif", "late", "--delay", "StopDaq=6")
     job = live.begin(slow, late)
     assert live.call("StopDaq", id=job) == {"id": job, "error": False}
     assert {entry["sourceName"]: len(entry["files"]) for entry in live.manifest(job)["sources"]
@@ -230,21 +230,22 @@ def test_a_dead_source_and_forceabort(live: Live) -> None:
 
 
 def test_abort_of_a_start_leaves_nothing_recording(live: Live) -> None:
-    slow = live.sim("recif", "slow", "--delay", "RecStart=0.7")
+    slow = live.sim("recif", "slow", "--delay", "RecStart=3")
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(live.begin, slow, id="unwanted")
         wait_until(lambda: slow.calls("RecStart"))
         assert live.status("unwanted")["substate"] == "Starting"
         assert live.call("AbortDaq", id="unwanted") == {"id": "unwanted", "error": False}
         with pytest.raises(rpc.RemoteError, match="overtaken"):
-            starting.result(10)
+            starting.result(60)
     assert live.status("unwanted")["substate"] == "Aborted"
+    wait_until(lambda: "RecStart ->" in slow.words)
     time.sleep(0.5)
     assert slow.ask("RecStatus", id="unwanted")["status"] == "Aborted"
 
 
 def test_abort_interrupts_a_stop_and_nothing_interrupts_an_abort(live: Live) -> None:
-    slow = live.sim("metadaqif", "slow", "--delay", "StopDaq=0.9", "--delay", "AbortDaq=0.6")
+    slow = live.sim("metadaqif", "slow", "--delay", "StopDaq=3", "--delay", "AbortDaq=3")
     job = live.begin(slow)
     with ThreadPoolExecutor(4) as pool:
         stopping = pool.submit(live.call, "StopDaq", id=job)
@@ -256,8 +257,8 @@ def test_abort_interrupts_a_stop_and_nothing_interrupts_an_abort(live: Live) -> 
                 live.call(command, id=job)
         again = pool.submit(live.call, "AbortDaq", id=job)
         with pytest.raises(rpc.RemoteError, match="overtaken"):
-            stopping.result(10)
-        assert aborting.result(10) == again.result(10) == {"id": job, "error": False}
+            stopping.result(60)
+        assert aborting.result(60) == again.result(60) == {"id": job, "error": False}
     assert live.status(job)["substate"] == "Aborted" and slow.calls("AbortDaq") == 1
 
 
@@ -270,10 +271,10 @@ def test_a_source_that_falls_silent_and_comes_back(live: Live, kind: str) -> Non
     source = live.sim(kind, "mute")
     job = live.begin(source)
     source.process.signal(signal.SIGSTOP)
-    wait_until(lambda: "source-failed:mute" in live.alerts(job), 15)
+    wait_until(lambda: "source-failed:mute" in live.alerts(job))
     assert live.status(job)["substate"] == "Acquiring" and live.status(job)["error"] is True
     source.process.signal(signal.SIGCONT)
-    wait_until(lambda: not live.alerts(job), 15)
+    wait_until(lambda: not live.alerts(job))
     assert live.call("StopDaq", id=job) == {"id": job, "error": False}
 
 
@@ -283,9 +284,9 @@ def test_a_source_that_dies_and_forgets(live: Live, fcf: Simulator, kind: str) -
     source = live.sim(kind, "lost")
     job = live.begin(source, fcf)
     source.die()
-    wait_until(lambda: "source-failed:lost" in live.alerts(job), 15)
+    wait_until(lambda: "source-failed:lost" in live.alerts(job))
     source.start()
-    wait_until(lambda: "does not know" in live.alerts(job)["source-failed:lost"], 15)
+    wait_until(lambda: "does not know" in live.alerts(job)["source-failed:lost"])
     assert live.status(job)["substate"] == "Acquiring"  # no one but a person ends it
     assert live.call("StopDaq", id=job) == {"id": job, "error": True}
     assert [entry["sourceName"] for entry in live.manifest(job)["sources"]] == ["fcf"]
@@ -429,9 +430,11 @@ def test_two_queued_jobs_for_one_detector(live: Live, dcs: Simulator) -> None:
     document = {"sources": [dcs.source()]}
     live.daq.drop("acquire", "first", document)
     live.daq.drop("acquire", "second", document)
-    live.until("first", "Acquiring")
-    wait_until(lambda: live.daq.tree().get("failed") == ["second"])
-    assert "in use by first" in live.alerts("second")["failed"]
+    [late] = wait_until(lambda: live.daq.tree().get("failed"))
+    [early] = {"first", "second"} - {late}  # both may be found at the same time
+    live.until(early, "Acquiring")
+    assert f"in use by {early}" in live.alerts(late)["failed"]
+    assert live.daq.tree()["failed"] == [late]
 
 
 def test_an_acquisition_is_not_repeated_under_its_id(live: Live, fcf: Simulator) -> None:

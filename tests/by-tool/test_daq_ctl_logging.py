@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from daqlib import rpc
-from harness import CHECKOUT, Daq, wait_until
+from harness import CHECKOUT, PATIENCE_S, Daq, wait_until
 from live import Live
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ([A-Z]+) ([\w.]+) (.*)")
@@ -32,13 +32,13 @@ class Logged(Live):
         self.file = self.folder / "ocm.log"
         daq.env.setdefault("DAQ_LOGS", str(self.folder))
         self.daemon = daq.spawn("daq-ctl", "serve", *options, env=env)
-        wait_until(self.answers, 20, lambda: str(self.daemon.result()))
+        wait_until(self.answers, explain=lambda: str(self.daemon.result()))
 
     def answers(self) -> bool:
         """Tell whether it is there."""
         assert self.daemon.running(), self.daemon.result()
         try:
-            return bool(self.call("GetState", 1))
+            return bool(self.call("GetState"))
         except rpc.Unreachable:
             return False
 
@@ -58,7 +58,7 @@ class Logged(Live):
 
     def says(self, text: str, count: int = 1) -> None:
         """Wait until the file says a text; a command is logged after its reply."""
-        wait_until(lambda: self.texts().count(text) >= count, 20, self.texts)
+        wait_until(lambda: self.texts().count(text) >= count, explain=self.texts)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the events of a name from the log file."""
@@ -70,7 +70,7 @@ class Logged(Live):
     def level(self, logger: str, name: str) -> Any:
         """Set a log level."""
         return rpc.call(f"{self.requests}/std", "SetLogLevel",
-                        {"info": {"logger": logger, "level": name}}, 10)
+                        {"info": {"logger": logger, "level": name}}, PATIENCE_S)
 
     def hang_up(self) -> None:
         """Send SIGHUP and wait until it is obeyed."""
@@ -204,7 +204,7 @@ def test_levels_at_run_time(serve: Serve) -> None:
     on.ctl("std.setloglevel", "daq.dpm", "INFO").fails(65, "'daq.dpm'", "daq.ocm.controller")
     for info in ("INFO", [], {"level": 5}, {"logger": [], "level": "INFO"}, {}):
         with pytest.raises(rpc.RemoteError) as caught:
-            rpc.call(f"{on.requests}/std", "SetLogLevel", {"info": info}, 10)
+            rpc.call(f"{on.requests}/std", "SetLogLevel", {"info": info}, PATIENCE_S)
         assert caught.value.code == 65 and caught.value.remedy
 
 
@@ -291,7 +291,7 @@ def test_every_descriptor_that_the_system_allows(daq: Daq) -> None:
         wait_until(lambda: _limits(process.pid)[0] == _limits(process.pid)[1] != "100")
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
     assert made.requests
 
 
@@ -352,7 +352,7 @@ def test_standard_error_in_trouble(daq: Daq, how: str) -> None:
         for _ in range(300):  # more words than a pipe holds
             made.call("Init")
         made.call("Exit")
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
     finally:
         process.kill()
         process.wait()
@@ -362,7 +362,7 @@ def test_standard_error_in_trouble(daq: Daq, how: str) -> None:
 
 def _answers(made: Live) -> bool:
     try:
-        return bool(made.call("GetState", 1))
+        return bool(made.call("GetState"))
     except rpc.Unreachable:
         return False
 

@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
 from daq_ctl import states
 from daqlib import rpc
 from daqlib.spool import Spool
-from harness import CHECKOUT, wait_until
+from harness import CHECKOUT, PATIENCE_S, wait_until
 from live import Live
 from scripted import Script, Stage
 
@@ -31,7 +31,7 @@ from daqlib.spool import Spool
 lock = Spool(sys.argv[2], "test").lock(sys.argv[3], "collect")
 assert lock is not None
 print("holds it", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 KEYWORDS = [{"type": "valueKeyword", "name": "KEY", "value": 1}]
 REACHED = {"StopDaq": ("Stopping", "NotScheduled"), "ForceStopDaq": ("NotScheduled",),
@@ -52,6 +52,7 @@ class Maker:
         self.spool = Spool(str(live.daq.spool), "test")
         self.pool = ThreadPoolExecutor(4)
         self.undo = contextlib.ExitStack()
+        self.locked: TextIO | None = None
 
     def begin(self, *scripts: Script) -> str:
         return self.live.begin(*(script.source() for script in scripts))
@@ -62,6 +63,10 @@ class Maker:
     def make(self, substate: str) -> str:
         job: str = getattr(self, substate)()
         self.live.until(job, substate)
+        if locked := self.locked:
+            # what is asked now has to wait for that
+            self.pool.submit(lambda: (time.sleep(0.5), fcntl.flock(locked, fcntl.LOCK_UN)))
+        self.locked = None
         return job
 
     def NotStarted(self) -> str:  # noqa: N802
@@ -69,13 +74,12 @@ class Maker:
         job = self.live.id("queued")
         log = self.live.daq.spool / "log" / f"{job}.jsonl"
         log.write_text(json.dumps({"event": "accepted", "fileId": job, "by": "test"}) + "\n")
-        file = self.undo.enter_context(log.open())
-        fcntl.flock(file, fcntl.LOCK_EX)
+        self.locked = self.undo.enter_context(log.open())
+        fcntl.flock(self.locked, fcntl.LOCK_EX)
         hanging = self.stage.metadaqif(StartDaq="hang")
         self.undo.callback(hanging.release)
         self.live.daq.drop("acquire", job, {"sources": [hanging.source()]})
         wait_until(lambda: job in {now["id"] for now in self.live.call("GetActiveList")})
-        self.pool.submit(lambda: (time.sleep(0.5), fcntl.flock(file, fcntl.LOCK_UN)))
         return job
 
     def Starting(self) -> str:  # noqa: N802
@@ -193,7 +197,7 @@ def call(live: Live, command: str, job: str) -> str:
 
 def std(live: Live, command: str) -> Any:
     """Send a command of the standard interface."""
-    return rpc.call(f"{live.requests}/std", command, {}, 10)
+    return rpc.call(f"{live.requests}/std", command, {}, PATIENCE_S)
 
 
 def picture(live: Live, job: str) -> tuple[Any, ...]:
@@ -225,7 +229,7 @@ def test_every_command_in_every_substate(maker: Maker, substate: str) -> None:
             job = maker.make(substate)
             assert not call(live, command, job), command
             wait_until(lambda job=job, reached=reached: live.status(job)["substate"] in reached,
-                       10, lambda job=job: live.told(job))
+                       explain=lambda job=job: live.told(job))
     assert "Traceback" not in live.daemon.err and "report this" not in live.daemon.err
 
 

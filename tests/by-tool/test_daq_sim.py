@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from daqlib import clock, rpc
-from harness import CHECKOUT, Daq, Process, make_fits, wait_until
+from harness import CHECKOUT, PATIENCE_S, Daq, Process, make_fits, wait_until
 
 READY = r"ready at"
 
@@ -28,11 +28,11 @@ class Peer:
         self.process, self.directory = process, directory
         self.uri = process.out.strip()
 
-    def __call__(self, command: str, limit: float = 10, /, **params: Any) -> Any:
+    def __call__(self, command: str, limit: float = PATIENCE_S, /, **params: Any) -> Any:
         return rpc.call(self.uri, command, params, limit)
 
     def std(self, command: str) -> Any:
-        return rpc.call(f"{self.uri.rpartition('/')[0]}/std", command, {}, 5)
+        return rpc.call(f"{self.uri.rpartition('/')[0]}/std", command, {}, PATIENCE_S)
 
     def refuses(self, command: str, **params: Any) -> rpc.RemoteError:
         with pytest.raises(rpc.RemoteError) as caught:
@@ -92,7 +92,7 @@ def test_enter_completes_a_recording(daq: Daq) -> None:
         dcs("RecStart")
         assert dcs("RecWait", timeout=0.1)["status"] == "Timeout"
         threading.Timer(0.2, dcs.process.press_enter).start()
-        waited = dcs("RecWait", spec={"timeout": 8})
+        waited = dcs("RecWait", spec={"timeout": 50})
         assert (waited["status"], waited["recStatus"]["status"]) == ("Success", "Completed")
         dcs("RecStart")
         dcs.process.stdin.close()  # the end of the input ends neither recording nor simulator
@@ -101,33 +101,34 @@ def test_enter_completes_a_recording(daq: Daq) -> None:
 
 
 def test_an_exposure_ends_by_itself(daq: Daq) -> None:
-    with recif(daq, "--exposure", 0.4) as dcs:
+    with recif(daq, "--exposure", 1.5) as dcs:
         started = dcs("RecStart")
-        assert 0.3 < started["remainingTime"] <= 0.4 and started["framesRemaining"] in (3, 4)
-        waited = dcs("RecWait", timeout=8)
+        assert 0 < started["remainingTime"] <= 1.5
+        assert abs(started["framesRemaining"] - 10 * started["remainingTime"]) <= 1
+        waited = dcs("RecWait", timeout=50)
         assert waited["recStatus"]["status"] == "Completed"
         assert waited["recStatus"]["remainingTime"] == 0
         assert dcs("RecWait", timeout=0) == waited
 
 
 def test_a_pause_does_not_count(daq: Daq) -> None:
-    with recif(daq, "--exposure", 0.5) as dcs:
+    with recif(daq, "--exposure", 3) as dcs:
         dcs("RecStart")
         time.sleep(0.3)
         paused = dcs("RecPause")
         assert paused["status"] == "Paused"
         assert "is Paused" in dcs.refuses("RecPause").message
-        assert dcs("RecWait", timeout=0.7)["recStatus"]["timeElapsed"] == paused["timeElapsed"]
+        assert dcs("RecWait", timeout=2)["recStatus"]["timeElapsed"] == paused["timeElapsed"]
         assert dcs("RecContinue")["status"] == "Active"
         assert "is Active" in dcs.refuses("RecContinue").message
-        ended = dcs("RecWait", timeout=8)["recStatus"]
+        ended = dcs("RecWait", timeout=50)["recStatus"]
         assert ended["status"] == "Completed"
-        assert ended["timeElapsed"] < paused["timeElapsed"] + 0.4
+        assert 3 <= ended["timeElapsed"] < 3 + 2
 
 
 def test_a_recording_begins_at_its_start_time(daq: Daq) -> None:
     with recif(daq, "--exposure", 0.2) as dcs:
-        soon = clock.iso(clock.now() + 1.0) + "Z"
+        soon = clock.iso(clock.now() + 4.0) + "Z"
         started = dcs("RecStart", properties={"id": "E.1", "startTime": soon})
         assert (started["status"], started["startTime"]) == ("Inactive", soon)
         assert "is active" in dcs.refuses("RecStart").message
@@ -135,9 +136,9 @@ def test_a_recording_begins_at_its_start_time(daq: Daq) -> None:
         assert dcs.std("GetState") == "Operational;Active"
         wait_until(lambda: dcs("RecStatus")["status"] != "Inactive")
         assert clock.now() >= clock.from_iso(soon)
-        ended = dcs("RecWait", timeout=8)["recStatus"]
+        ended = dcs("RecWait", timeout=50)["recStatus"]
         assert (ended["status"], ended["startTime"]) == ("Completed", soon)
-        assert ended["timeElapsed"] < 0.9  # the waiting is no exposure
+        assert ended["timeElapsed"] < 3.5  # the waiting is no exposure
         past = dcs("RecStart", properties={"startTime": "2020-01-01T00:00:00"})
         assert past["status"] == "Active"
         dcs("RecAbort")
@@ -150,7 +151,7 @@ def test_a_recording_that_has_not_begun_can_be_ended(daq: Daq, command: str, out
             assert "startTime" in dcs.refuses("RecStart", properties={"startTime": wrong}).message
         dcs("RecStart", properties={"id": "E.1", "startTime": "2100-01-01T00:00:00"})
         dcs(command)
-        assert dcs("RecWait", timeout=5)["recStatus"]["status"] == outcome
+        assert dcs("RecWait", timeout=50)["recStatus"]["status"] == outcome
         assert len(dcs.files()) == (command == "RecStop")
 
 
@@ -159,7 +160,7 @@ def test_an_aborted_recording_leaves_nothing(daq: Daq) -> None:
         dcs("RecStart", properties={"id": "E.1"})
         assert dcs("RecAbort") == "OK"
         assert dcs("RecStatus")["status"] == "Aborted"
-        assert dcs("RecWait", timeout=5)["recStatus"]["dpFiles"] == []
+        assert dcs("RecWait", timeout=50)["recStatus"]["dpFiles"] == []
         assert dcs.files() == []
 
 
@@ -192,7 +193,7 @@ def test_it_answers_under_the_name_of_the_interface_too(daq: Daq) -> None:
     with recif(daq) as dcs:
         assert dcs.uri.endswith("/rec")
         alias = dcs.uri.removesuffix("rec") + "RecCmds"
-        assert rpc.call(alias, "RecStart", {}, 5)["status"] == "Active"
+        assert rpc.call(alias, "RecStart", {}, PATIENCE_S)["status"] == "Active"
 
 
 def test_a_free_port_is_told_on_stdout(daq: Daq) -> None:
@@ -201,7 +202,7 @@ def test_a_free_port_is_told_on_stdout(daq: Daq) -> None:
         told = json.loads(process.out)
         assert (told["kind"], told["name"]) == ("recif", "dcs")
         assert told["uri"].startswith("zpb.rr://127.0.0.1:") and told["uri"].endswith("/own")
-        assert rpc.call(told["uri"], "RecStart", {}, 5)["status"] == "Active"
+        assert rpc.call(told["uri"], "RecStart", {}, PATIENCE_S)["status"] == "Active"
         assert process.err == f"daq-sim: recif dcs ready at {told['uri']}\n"
 
 
@@ -209,8 +210,8 @@ def test_files_go_to_the_data_root(daq: Daq) -> None:
     daq.env["DATAROOT"] = str(daq.folder / "root")
     with daq.start("daq-sim", "recif", "dcs", "zpb.rr://127.0.0.1:0", "--host", "insws1",
                    until=READY) as process:
-        rpc.call(process.out.strip(), "RecStart", {"properties": {"id": "E"}}, 5)
-        stopped = rpc.call(process.out.strip(), "RecStop", {}, 5)
+        rpc.call(process.out.strip(), "RecStart", {"properties": {"id": "E"}}, PATIENCE_S)
+        stopped = rpc.call(process.out.strip(), "RecStop", {}, PATIENCE_S)
     path = daq.folder / "root" / "dcs" / "dcs_E.fits"
     assert path.exists() and stopped["dpFiles"] == [f"insws1:{path}"]
     assert stat.S_IMODE((daq.folder / "root").stat().st_mode) == 0o774, "as the servers make it"
@@ -223,7 +224,7 @@ def test_an_image_is_real_fits(daq: Daq, extensions: int) -> None:
 
     with recif(daq, "--size", "600K", "--extensions", extensions, "--exposure", 0.1) as dcs:
         dcs("RecStart")
-        dcs("RecWait", timeout=8)
+        dcs("RecWait", timeout=50)
         [path] = dcs.files()
     verified(path)
     with fits.open(path) as hdus:
@@ -242,7 +243,7 @@ def test_the_same_seed_makes_the_same_bytes(daq: Daq) -> None:
         with simulator(daq, "recif", "dcs", "--seed", seed, "--exposure", 0.05, "--directory",
                        daq.folder / name) as dcs:
             dcs("RecStart", properties={"id": "E"})
-            [path] = dcs("RecWait", timeout=8)["recStatus"]["dpFiles"]
+            [path] = dcs("RecWait", timeout=50)["recStatus"]["dpFiles"]
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
     assert digest("a", 7) == digest("b", 7) != digest("c", 8)
@@ -251,7 +252,7 @@ def test_the_same_seed_makes_the_same_bytes(daq: Daq) -> None:
 def test_a_large_file_needs_little_memory(daq: Daq) -> None:
     with recif(daq, "--size", "128M", "--exposure", 0.05) as dcs:
         dcs("RecStart")
-        assert dcs("RecWait", timeout=60)["recStatus"]["sizeRecorded"] > 128 << 20
+        assert dcs("RecWait", 120, timeout=110)["recStatus"]["sizeRecorded"] > 128 << 20
         status = Path(f"/proc/{dcs.process.pid}/status").read_text()
         [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
         dcs.files()[0].unlink()
@@ -278,7 +279,7 @@ def test_a_file_that_cannot_be_written_fails_the_recording(daq: Daq) -> None:
         assert dcs("RecStatus")["status"] == "Failed"
         dcs("RecStart")
         dcs.process.press_enter()
-        waited = dcs("RecWait", timeout=5)
+        waited = dcs("RecWait", timeout=50)
         assert (waited["status"], waited["recStatus"]["status"]) == ("Success", "Failed")
         assert "No such file" in waited["recStatus"]["info"]
         assert dcs.files() == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from daqlib import rpc
-from harness import Daq
+from harness import PATIENCE_S, Daq
 
 READY = "ready at"
 
@@ -19,20 +19,22 @@ def test_many_sources_in_one_process(daq: Daq) -> None:
         uris = process.out.split()
         assert uris == [f"{endpoint}/rec{number}" for number in (1, 2, 3)]
         for uri in uris:  # each has a recording of its own under the same id
-            assert rpc.call(uri, "RecStart", {"properties": {"id": "E"}}, 5)["status"] == "Active"
+            begun = rpc.call(uri, "RecStart", {"properties": {"id": "E"}}, PATIENCE_S)
+            assert begun["status"] == "Active"
         with pytest.raises(rpc.RemoteError, match="stuck"):  # and calls are counted for each
-            rpc.call(f"{endpoint}/RecCmds2", "RecStart", {}, 5)
-        assert rpc.call(f"{endpoint}/RecCmds2", "RecStop", {}, 5)["dpFiles"] == [
+            rpc.call(f"{endpoint}/RecCmds2", "RecStart", {}, PATIENCE_S)
+        assert rpc.call(f"{endpoint}/RecCmds2", "RecStop", {}, PATIENCE_S)["dpFiles"] == [
             str(daq.folder / "out" / "ccs2_E.fits")]
-        assert rpc.call(uris[0], "RecStatus", {}, 5)["status"] == "Active"
-        assert rpc.call(f"{endpoint}/std", "GetState", {}, 5) == "Operational;Active"
+        assert rpc.call(uris[0], "RecStatus", {}, PATIENCE_S)["status"] == "Active"
+        assert rpc.call(f"{endpoint}/std", "GetState", {}, PATIENCE_S) == "Operational;Active"
         process.press_enter()
         for uri in (uris[0], uris[2]):
-            assert rpc.call(uri, "RecWait", {"timeout": 8}, 9)["recStatus"]["status"] == "Completed"
-        assert rpc.call(f"{endpoint}/std", "GetState", {}, 5) == "Operational;Idle"
+            waited = rpc.call(uri, "RecWait", {"timeout": 50}, PATIENCE_S)
+            assert waited["recStatus"]["status"] == "Completed"
+        assert rpc.call(f"{endpoint}/std", "GetState", {}, PATIENCE_S) == "Operational;Idle"
         assert 'daq-sim: ccs2: RecStart {"properties": {"id": "E"}}' in process.err
         with pytest.raises(rpc.RemoteError, match="rec4"):
-            rpc.call(f"{endpoint}/rec4", "RecStatus", {}, 5)
+            rpc.call(f"{endpoint}/rec4", "RecStatus", {}, PATIENCE_S)
 
 
 def test_many_metadata_sources(daq: Daq) -> None:
@@ -43,6 +45,6 @@ def test_many_metadata_sources(daq: Daq) -> None:
         assert [(each["name"], each["uri"]) for each in told] == [
             ("lcs1", f"{endpoint}/daq1"), ("lcs2", f"{endpoint}/daq2")]
         for each in told:
-            rpc.call(each["uri"], "StartDaq", {"id": "S"}, 5)
-            [path] = rpc.call(each["uri"], "StopDaq", {"id": "S"}, 5)["files"]
+            rpc.call(each["uri"], "StartDaq", {"id": "S"}, PATIENCE_S)
+            [path] = rpc.call(each["uri"], "StopDaq", {"id": "S"}, PATIENCE_S)["files"]
             assert Path(path).name == f"{each['name']}_S.fits"

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import Daq, wait_until
+from harness import Daq, Process, wait_until
 
 KEYS = ["id", "fileId", "state", "substate", "error", "message", "result", "timestamp"]
 JOB = {"sources": [{"type": "fitsFile", "sourceName": "dcs", "location": "/data/dcs.fits"}]}
@@ -64,6 +65,17 @@ def locked(path: Path) -> Iterator[int]:
         process.communicate()
 
 
+def awaits(process: Process) -> None:
+    """Wait until a process in the background waits for changes of the spool."""
+    def listens() -> bool:
+        assert process.running(), process.result()
+        with suppress(OSError):  # a file that is closed meanwhile
+            return any("inotify" in os.readlink(file)
+                       for file in Path(f"/proc/{process.pid}/fd").iterdir())
+        return False
+    wait_until(listens)
+
+
 def detail(text: str) -> dict[str, str]:
     """Return the lines of a job's detail by their first word, up to the history."""
     lines = text.partition("\nhistory\n")[0].splitlines()
@@ -99,7 +111,10 @@ def test_table(daq: Daq) -> None:
     assert [row[2] for row in cells] == ["NotScheduled", "Merging", "Merging", "NotScheduled",
                                          "Acquiring"]
     assert [row[4] for row in cells] == ["0", "1", "0", "0", "0"]
-    assert [row[5] for row in cells] == ["now", "in 1m 30s", "failed/", "hold/", "no daq-ctl"]
+    due = cells[1][5]
+    assert [row[5] for row in cells] == ["now", due, "failed/", "hold/", "no daq-ctl"]
+    told = re.fullmatch(r"in 1m (\d+)s", due)
+    assert told and ahead - time.time() - 1 < 60 + int(told[1]) <= 90, due
     assert cells[2][6] == "no such file: /data/dcs.fits" and "parked" in cells[3][6]
     result.says("acquire 1, collect 1, merge 1, failed 1, hold 1, done 1; release/ is paused; "
                 "no daq-watch runs")
@@ -161,14 +176,16 @@ def test_ten_thousand_done_jobs_cost_nothing(daq: Daq) -> None:
         os.link(daq.spool / "done" / "z.json", daq.spool / "done" / f"job{number}.json")
     result = daq.run("daq-status").ok().says("done 10000+")
     assert len(result.out.splitlines()) == 2
-    assert min(seconds(daq) for _ in range(5)) < 2 * empty + 0.2
+    # whatever else the machine does, one listing is as quick as those of the empty spool
+    wait_until(lambda: seconds(daq) < 2 * empty + 0.2)
 
 
 def seconds(daq: Daq) -> float:
-    """Return how long a listing takes."""
-    before = time.monotonic()
+    """Return the processor time of a listing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     daq.run("daq-status").ok()
-    return time.monotonic() - before
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_strange_names_are_not_listed_and_harm_nothing(daq: Daq) -> None:
@@ -324,8 +341,8 @@ def test_follow_tells_every_change(daq: Daq) -> None:
         for place, target, told in (("collect", "merge", "Merging"), ("merge", "release",
                                     "Releasing"), ("release", "done", "Completed")):
             go(daq, "a", place, target)
-            process.wait_for(f"a  .*{told}  {target}/", 5)
-        result = process.wait(5).ok()
+            process.wait_for(f"a  .*{told}  {target}/")
+        result = process.wait().ok()
     assert len(result.out.splitlines()) == 4 and "other" not in result.out
 
 
@@ -333,17 +350,17 @@ def test_follow_everything(daq: Daq) -> None:
     put(daq, "collect", "a")
     with daq.start("daq-status", "--follow", "--json", until='"id": "a"') as process:
         put(daq, "merge", "b")
-        process.wait_for('"id": "b".*Merging', 5)
+        process.wait_for('"id": "b".*Merging')
         os.rename(daq.spool / "merge" / "b.json", daq.spool / "hold" / "b.json")
-        process.wait_for('"id": "b".*"place": "hold"', 5)
+        process.wait_for('"id": "b".*"place": "hold"')
         with locked(daq.spool / "lock" / "a"):
-            process.wait_for('"id": "a".*Collecting', 5)
+            process.wait_for('"id": "a".*Collecting')
         wait_until(lambda: [json.loads(line)["substate"] for line in process.out.splitlines()
-                            if json.loads(line)["id"] == "a"][-1] == "NotScheduled", 5)
+                            if json.loads(line)["id"] == "a"][-1] == "NotScheduled")
         with locked(daq.spool / "lock" / ".watch"):
-            process.wait_for('"id": "a".*"Scheduled"', 5)
+            process.wait_for('"id": "a".*"Scheduled"')
         process.signal(signal.SIGINT)
-        process.wait(5).exits(128 + signal.SIGINT)
+        process.wait().exits(128 + signal.SIGINT)
     assert all(list(json.loads(line))[:8] == KEYS for line in process.out.splitlines())
 
 
@@ -369,13 +386,11 @@ def test_wait_until_done(daq: Daq) -> None:
     put(daq, "collect", "a")
     put(daq, "done", "b")
     process = daq.spawn("daq-status", "--wait", "--json", "a", "b")
-    time.sleep(0.5)
+    awaits(process)
     assert process.running()
     for place, target in (("collect", "merge"), ("merge", "release"), ("release", "done")):
         go(daq, "a", place, target)
-    told = time.monotonic()
     result = process.wait().ok()
-    assert time.monotonic() - told < 10
     assert [(d["id"], d["substate"]) for d in result.jsonl()] == [
         ("a", "Completed"), ("b", "Completed")]
 
@@ -383,10 +398,10 @@ def test_wait_until_done(daq: Daq) -> None:
 def test_wait_until_failed(daq: Daq) -> None:
     put(daq, "merge", "a")
     process = daq.spawn("daq-status", "--wait", "a")
-    time.sleep(0.5)
+    awaits(process)
     os.rename(daq.spool / "merge" / "a.json", daq.spool / "failed" / "a.json")
     log(daq, "a", {"event": "fail", "stage": "merge", "reason": "x"})
-    process.wait(5).fails(65, "a: the job is in failed/")
+    process.wait().fails(65, "a: the job is in failed/")
 
 
 @pytest.mark.parametrize(("goal", "code"), [
@@ -408,17 +423,17 @@ def test_wait_for_what_cannot_come_any_more(daq: Daq) -> None:
 def test_wait_without_timeout_to_a_state(daq: Daq) -> None:
     put(daq, "acquire", "a", {"event": "state", "stage": "acquire", "substate": "Starting"})
     process = daq.spawn("daq-status", "--wait=Acquiring", "a")
-    time.sleep(0.5)
+    awaits(process)
     log(daq, "a", {"event": "state", "stage": "acquire", "substate": "Acquiring"})
-    process.wait(5).ok().prints("StateAcquiring/Acquiring")
+    process.wait().ok().prints("StateAcquiring/Acquiring")
 
 
 def test_wait_for_a_watcher(daq: Daq) -> None:
     put(daq, "collect", "a")
     process = daq.spawn("daq-status", "--wait=Scheduled", "a")
-    time.sleep(0.5)
+    awaits(process)
     with locked(daq.spool / "lock" / ".watch"):
-        process.wait(3).ok().prints("StateMerging/Scheduled")
+        process.wait().ok().prints("StateMerging/Scheduled")
 
 
 def test_waiting_costs_nothing(daq: Daq) -> None:
@@ -429,10 +444,12 @@ def test_waiting_costs_nothing(daq: Daq) -> None:
         text = Path(f"/proc/{process.pid}/status").read_text()
         return int(text.partition("voluntary_ctxt_switches:")[2].split()[0])
 
-    time.sleep(0.8)
-    before = switches()
-    time.sleep(1.0)
-    assert switches() - before <= 1
+    def idle() -> bool:  # it may have to finish its beginning first
+        before = switches()
+        time.sleep(1.0)
+        return switches() - before <= 1
+    awaits(process)
+    wait_until(idle)
 
 
 @pytest.mark.parametrize("arguments", [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fakestages import Fake, fake_stages
-from harness import CHECKOUT, Daq, make_fits, wait_until
+from harness import CHECKOUT, PATIENCE_S, Daq, make_fits, wait_until
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_with_closed_standard_streams(fake: Fake) -> None:
     fake.jobs("collect", ["a"])
     command = " ".join(fake.command("daq-watch", "--once"))
     code = subprocess.run(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=fake.environment(),
-                          check=False, timeout=20).returncode
+                          check=False, timeout=PATIENCE_S).returncode
     assert code == 0 and fake.tree() == {"done": ["a"]}
 
 
@@ -79,10 +79,12 @@ def test_a_job_moved_back_by_hand_runs_again(fake: Fake) -> None:
 
 def test_idle_costs_nothing(fake: Fake) -> None:
     process = fake.watch()
-    time.sleep(0.3)
-    before = ticks(process.pid)
-    time.sleep(1.0)
-    assert ticks(process.pid) - before <= 1
+
+    def idle() -> bool:  # it may have to finish its beginning first
+        before = ticks(process.pid)
+        time.sleep(1.0)
+        return ticks(process.pid) - before <= 1
+    wait_until(idle)
 
 
 def test_a_deferred_job_blocks_no_other_and_starts_when_due(fake: Fake) -> None:
@@ -181,7 +183,7 @@ def test_told_to_stop(fake: Fake, signum: int) -> None:
     process = fake.watch()
     worker = fake.working_pid("merge", "a")
     process.signal(signum)
-    process.wait(5).exits(0).says("stopping")
+    process.wait(25).exits(0).says("stopping")
     assert not Path(f"/proc/{worker}").exists()
     assert fake.tree() == {"merge": ["a"]}
     assert fake.events("a")[-1] == "interrupted"
@@ -189,15 +191,15 @@ def test_told_to_stop(fake: Fake, signum: int) -> None:
 
 
 def test_told_twice_kills_at_once(fake: Fake) -> None:
-    fake.order("merge", "stubborn 30")
+    fake.order("merge", "stubborn 300")
     fake.jobs("merge", ["a"])
     process = fake.watch()
     worker = fake.working_pid("merge", "a")
-    time.sleep(0.2)
+    wait_until(lambda: fake.diary("stubborn", "merge", "a"))
     process.signal(signal.SIGTERM)
     process.wait_for("stopping")
     process.signal(signal.SIGTERM)
-    process.wait(5).exits(0)
+    assert "does not end" not in process.wait().exits(0).err  # its patience was not used up
     assert not Path(f"/proc/{worker}").exists()
 
 
@@ -207,7 +209,7 @@ def test_once_interrupted_is_no_success(fake: Fake) -> None:
     process = fake.spawn("daq-watch", "--once")
     fake.working_pid("merge", "a")
     process.signal(signal.SIGTERM)
-    process.wait(5).exits(128 + signal.SIGTERM)
+    process.wait(25).exits(128 + signal.SIGTERM)
 
 
 # -- limits, pauses, space, configuration ---------------------------------------------------------
@@ -224,7 +226,7 @@ def most_at_once(lines: list[str]) -> int:
 @pytest.mark.parametrize(("limits", "most"), [("{daq: 0, merge: 1}", 1), ("{daq: 2, merge: 0}", 2)])
 def test_limits(fake: Fake, limits: str, most: int) -> None:
     fake.configure(f"limits: {limits}")
-    fake.order("merge", "sleep 0.4")
+    fake.order("merge", f"meet {most}")
     fake.jobs("merge", ["a", "b", "c"])
     result = fake.run("daq-watch", "--once").ok()
     assert "places" not in result.err  # nothing was started only to be turned back
@@ -339,11 +341,12 @@ def test_a_start_that_comes_to_nothing_does_not_spin(fake: Fake) -> None:
     fake.order("merge", "host-down")
     fake.jobs("merge", ["a"])
     fake.watch()
-    time.sleep(1.2)
-    assert 1 <= len(fake.diary("preflight")) <= 2  # the pause doubles
+    wait_until(lambda: len(fake.diary("preflight")) == 3)
+    first, second, third = (float(line.split()[3]) for line in fake.diary("preflight"))
+    assert min(second - first, third - second) >= 0.5
     assert fake.events("a") == ["accepted"]
     fake.order("merge", "ok")
-    fake.wait_tree({"done": ["a"]}, 4)
+    fake.wait_tree({"done": ["a"]})
 
 
 def test_once_asks_only_once(fake: Fake) -> None:
@@ -356,7 +359,7 @@ def test_once_asks_only_once(fake: Fake) -> None:
 def test_a_tool_that_says_yes_and_does_nothing(fake: Fake) -> None:
     fake.order("merge", "exit 0")
     fake.jobs("merge", ["a"])
-    fake.run("daq-watch", "--once", timeout=5).exits(75)
+    fake.run("daq-watch", "--once").exits(75)
 
 
 def test_a_killed_worker_is_a_try(fake: Fake) -> None:
@@ -403,19 +406,19 @@ def test_the_children_of_a_killed_worker_end(fake: Fake) -> None:
 
 
 def test_overtime(fake: Fake) -> None:
-    fake.configure("{timeout: {base_sec: 0.7}, retry: {first_sec: 60.0}}")
-    fake.order("a.merge", "sleep 30")
+    fake.configure("{timeout: {base_sec: 8.0}, retry: {first_sec: 600.0}}")
+    fake.order("a.merge", "sleep 300")
     fake.jobs("merge", ["a"])
     result = fake.run("daq-watch", "--once").exits(75)
-    result.says("took longer than 1 s")
+    result.says("took longer than 8 s")
     assert fake.events("a") == ["accepted", "start", "overtime", "defer"]
     assert "took longer" in fake.history("a")[-1]["reason"]
 
 
 @pytest.mark.slow
 def test_a_worker_that_does_not_end_is_killed(fake: Fake) -> None:
-    fake.configure("timeout: {base_sec: 0.5}")
-    fake.order("merge", "stubborn 30")
+    fake.configure("timeout: {base_sec: 8.0}")
+    fake.order("merge", "stubborn 300")
     fake.jobs("merge", ["a"])
     result = fake.run("daq-watch", "--once").exits(75).says("does not end: killed")
     result.says("daq-merge was killed by signal 9")
@@ -426,7 +429,7 @@ def test_what_gets_on_is_given_time(fake: Fake) -> None:
     fake.configure("timeout: {base_sec: 0.3, bytes_per_sec: 1000}")
     fake.order("a.merge", "sleep 1")
     (fake.spool / "data" / "a").mkdir()
-    (fake.spool / "data" / "a" / "arrived").write_bytes(bytes(3000))
+    (fake.spool / "data" / "a" / "arrived").write_bytes(bytes(60_000))
     fake.jobs("merge", ["a"])
     fake.run("daq-watch", "--once").ok()
     assert "overtime" not in fake.events("a")
@@ -434,6 +437,7 @@ def test_what_gets_on_is_given_time(fake: Fake) -> None:
 
 def test_files_that_are_no_jobs(fake: Fake) -> None:
     (fake.spool / "collect" / "two words.json").write_text("{}")
+    torn = time.time()
     fake.drop("collect", "torn", '{"sources": [')
     past = time.time() - 60
     os.utime(fake.spool / "collect" / "torn.json", (past, past))
@@ -446,8 +450,9 @@ def test_files_that_are_no_jobs(fake: Fake) -> None:
     bad = fake.tree()["bad"]
     assert "two words" in bad and "wrong" in bad
     # what does not parse may still be being written: its ctime decides, which nobody can set back
-    assert "torn.json" in os.listdir(fake.spool / "collect")
-    assert sorted(os.listdir(fake.spool / "collect"))[:2] == [".hidden.json", "notes.txt"]
+    left = sorted(os.listdir(fake.spool / "collect"))
+    assert left[:2] == [".hidden.json", "notes.txt"]
+    assert "torn.json" in left or time.time() > torn + 5  # a slow machine gives it all its time
 
 
 def test_a_second_copy_goes_to_bad(fake: Fake) -> None:

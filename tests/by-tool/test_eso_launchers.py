@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from daqlib import rpc
-from harness import Daq, Process, free_port, make_fits, wait_until
+from harness import PATIENCE_S, Daq, Process, free_port, make_fits, wait_until
 from live import Live
 from rooms import PROGRAMS, parser
 
@@ -74,7 +74,7 @@ def test_the_server_begins_not_operational(daq: Daq) -> None:
         assert daq.run("daqOcmCtl", verb).ok().line() == '"OK"'
         assert daq.run("daqOcmCtl", "--json", "std.getstate").line() == f'"{state}"'
     assert daq.run("daqOcmCtl", "std.exit").ok().line() == '"OK"'
-    assert " daqOcmCtl)" in server.wait(10).ok().err  # the log tells who it was
+    assert " daqOcmCtl)" in server.wait().ok().err  # the log tells who it was
     daq.run("daqOcmCtl", "std.getstate", "--timeout", "0.5").fails(69, "nobody answers")
 
 
@@ -84,9 +84,9 @@ def test_where_the_server_finds_its_configuration(daq: Daq) -> None:
     served.write("other/ocm.yaml")
     server = served.start("-c", "other/ocm.yaml", "-n", "ocm2")
     assert served.requests in server.err
-    assert rpc.call(f"{served.requests}/std", "GetVersion", {}, 5)
+    assert rpc.call(f"{served.requests}/std", "GetVersion", {}, PATIENCE_S)
     server.signal(signal.SIGINT)
-    server.wait(10).ok()
+    server.wait().ok()
     daq.run("daqOcmServer", "-c", "missing.yaml").fails(78, "missing.yaml")
     chosen = served.write("chosen.yaml")
     with daq.start("daqOcmServer", env={"DAQ_CONFIG": str(chosen), "CFGPATH": None},
@@ -153,7 +153,7 @@ def test_status_with_and_without_a_command(live: Live) -> None:
     with live.daq.start("daqOcmCtl", "--status", env=env, until="no command") as watching:
         assert watching.err == "no command provided -> will subscribe indefinitely\n"
         watching.signal(signal.SIGINT)
-        assert watching.wait(10).code == 130
+        assert watching.wait().code == 130
     live.daq.run("daqOcmCtl", "--status", "--pep", live.requests, env=env).fails(
         65, "publishes nothing", chatty=True)
     live.daq.run("daqOcmCtl", "", env=env).fails(64, "unknown command ''")
@@ -171,7 +171,7 @@ def test_status_ends_when_its_reader_leaves(live: Live) -> None:
             for command in ("Disable", "Enable"):
                 live.call(command)
             return watching.poll() is not None
-        wait_until(ended, 10)
+        wait_until(ended)
     assert watching.returncode == 128 + signal.SIGPIPE
 
 
@@ -202,7 +202,7 @@ def test_the_merging_server_runs_until_it_is_told_to_end(daq: Daq) -> None:
     with daq.start("daqDpmServer", "-l", "DEBUG", until="watching") as server:
         daq.run("daqDpmServer").fails(75, "daqDpmServer: ", "watched already")
         server.signal(signal.SIGINT)
-        assert server.wait(10).code in (0, 130)
+        assert server.wait().code in (0, 130)
     daq.run("daqDpmServer", "-c", "missing.yaml").fails(78, "missing.yaml")
 
 
@@ -243,14 +243,14 @@ def test_simulators(daq: Daq, program: str, path: str, begin: str) -> None:
         assert source.out.strip() == f"{endpoint}/{path}"
         if begin == "RecStart":
             properties = {"id": "a", "publishRate": 1}
-            rpc.call(f"{endpoint}/rec", "RecStart", {"properties": properties}, 5)
+            rpc.call(f"{endpoint}/rec", "RecStart", {"properties": properties}, PATIENCE_S)
             source.press_enter()
             wait_until(lambda: os.listdir(daq.folder / "dataroot" / "sim"))
         else:
-            rpc.call(f"{endpoint}/daq", "StartDaq", {"id": "a"}, 5)
+            rpc.call(f"{endpoint}/daq", "StartDaq", {"id": "a"}, PATIENCE_S)
         assert begin in source.err
         source.signal(signal.SIGINT)
-        assert source.wait(10).code in (0, 130)
+        assert source.wait().code in (0, 130)
     daq.run(program, "sim", "nonsense").fails(65, "nonsense")
     daq.run(program, "sim").fails(64, "ENDPOINT")
 

@@ -27,7 +27,7 @@ READY = {"daqOcmServer ": "serving at", "daqDpmServer ": "watching", "daqSimReci
          "daqSimMetadaqif ": "ready at", "daqOcmCtl --status": "no command provided"}
 KEYS = {"<Enter>": b"\n", "<Ctrl-C>": b"\x03"}
 HERE = "first terminal"
-LONG_S = 40.0
+LONG_S = 60.0
 
 
 @dataclass
@@ -154,6 +154,7 @@ class Reader:
         self.terminals: dict[str, Terminal] = {}
         self.waiting: dict[str, Step] = {}
         self.watched: list[tuple[Terminal, Step]] = []
+        self.awaited = 0
         self.ports = {port: str(free_port()) for port in ("12081", "12082", "12090", "12091")}
         settings = folder / "cfg" / "config" / "daqOcmServer" / "config.yaml"
         settings.parent.mkdir(parents=True)
@@ -198,7 +199,7 @@ class Reader:
         elif "awaitstate" in step.command:
             self.waiting[step.terminal] = step  # something in another terminal will end it
             wait_until(lambda: "Note: " in terminal.err[said:], LONG_S)
-            time.sleep(1)  # a person takes longer to press Enter over there
+            self.wait_until_awaited()  # a person takes longer to press Enter over there
         elif not ready:
             self.compare(terminal, step)
 
@@ -217,6 +218,13 @@ class Reader:
                 rpc.call(f"zpb.rr://127.0.0.1:{self.ports['12081']}/std", command)
             return "status: Operational" in terminal.err
         wait_until(heard, LONG_S)
+
+    def wait_until_awaited(self) -> None:
+        """Wait until the server knows that somebody waits."""
+        wait_until(lambda: any(
+            len(re.findall(r": \d+ wait, one more", terminal.err)) > self.awaited
+            for terminal in self.terminals.values()), LONG_S)
+        self.awaited += 1
 
     def real(self, step: Step) -> str:
         """Return a command as it is given here: with our ids; exports with our places."""

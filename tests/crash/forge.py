@@ -59,7 +59,7 @@ class Forge:
 
     def __exit__(self, *_: object) -> None:
         self._pipe(self._process.stdin).close()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def ask(self, **request: object) -> Any:
         """Ask the foundry and return its answer."""

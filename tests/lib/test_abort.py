@@ -63,7 +63,7 @@ def test_a_job_that_ends_meanwhile_is_not_called_aborted(
 def test_tells_the_holder_and_nobody_who_got_its_number_later(on: Spool) -> None:
     """The lock file says pid 1 ... of a process that started at another time."""
     drop(on, "merge")
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         fd = on.lock("j", "merge")
         assert fd is not None
@@ -76,7 +76,7 @@ def test_tells_the_holder_and_nobody_who_got_its_number_later(on: Spool) -> None
         Path(on.lock_path("j")).write_text(json.dumps(facts))
         with pytest.raises(errors.Later):
             abort.abort(on, "j", patience=0.1)
-        assert bystander.wait(5) == -signal.SIGTERM
+        assert bystander.wait(60) == -signal.SIGTERM
         os.close(fd)
     finally:
         bystander.kill()
@@ -92,7 +92,7 @@ def test_tells_the_holder_and_nobody_who_got_its_number_later(on: Spool) -> None
 def test_only_stage_tools_are_told_to_end(on: Spool, stage: str, told: bool) -> None:
     """A daemon that holds the lock for a moment must not die of an abort."""
     drop(on, "merge")
-    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         fd = on.lock("j", stage)
         assert fd is not None
@@ -102,7 +102,7 @@ def test_only_stage_tools_are_told_to_end(on: Spool, stage: str, told: bool) -> 
             abort.abort(on, "j", patience=0.15)
         os.close(fd)
         if told:
-            assert holder.wait(5) == -signal.SIGTERM
+            assert holder.wait(60) == -signal.SIGTERM
         else:
             assert holder.poll() is None
     finally:

@@ -148,12 +148,12 @@ def scripted() -> Iterator[tuple[Scripted, str]]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield made, str(box["endpoint"])
     finally:
         box["loop"].call_soon_threadsafe(box["end"].set)  # type: ignore[attr-defined]
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_refusal_is_the_exception_of_the_interface(scripted: tuple[Scripted, str]) -> None:
@@ -231,14 +231,14 @@ def fcf(live: Live) -> Simulator:
 
 
 def at(live: Live) -> DaqClient:
-    return DaqClient(live.requests, live.topics, timeout_s=20)
+    return DaqClient(live.requests, live.topics, timeout_s=60)
 
 
 def test_a_life_seen_by_a_subscriber(live: Live, fcf: Simulator) -> None:
     seen: list[client.Sample] = []
     with at(live) as ocm:
         def listen() -> None:
-            for sample in ocm.subscribe(20):
+            for sample in ocm.subscribe(120):
                 seen.append(sample)
                 if isinstance(sample, client.DaqStatus) and sample.substate == "Completed":
                     return
@@ -261,11 +261,11 @@ def test_a_life_seen_by_a_subscriber(live: Live, fcf: Simulator) -> None:
         assert (late.timeout, late.reached, late.status.substate) == (True, False, "Acquiring")
         assert ocm.stop("py.1").id == "py.1"
         assert ocm.stop("py.1").id == "py.1"  # it has stopped already
-        done = ocm.AwaitDaqState("py.1", DaqState.StateCompleted, DaqSubState.Completed, 20)
+        done = ocm.AwaitDaqState("py.1", DaqState.StateCompleted, DaqSubState.Completed, 50)
         assert done.reached and os.path.getsize(done.status.result) > 0
         vain = ocm.AwaitDaqState("py.1", DaqState.StateCompleted, DaqSubState.Aborted, 20)
         assert (vain.timeout, vain.reached) == (False, False)
-        listener.join(20)
+        listener.join(120)
     told = [sample.substate for sample in seen if isinstance(sample, client.DaqStatus)]
     assert told[0] == DaqSubState.NotStarted and told[-1] == DaqSubState.Completed
     assert client.Status("Operational;Active", "ocm") in seen
@@ -285,8 +285,8 @@ def test_a_client_of_a_server_that_is_not_operational(live: Live) -> None:
 
 def test_the_same_with_asyncio(live: Live, fcf: Simulator) -> None:
     async def run() -> list[str]:
-        async with AsyncDaqClient(live.requests, live.topics, timeout_s=20) as ocm:
-            samples = ocm.subscribe(20)
+        async with AsyncDaqClient(live.requests, live.topics, timeout_s=60) as ocm:
+            samples = ocm.subscribe(120)
             first = asyncio.create_task(anext(samples))
             while not first.done():
                 await ocm.std.Disable()
@@ -294,7 +294,7 @@ def test_the_same_with_asyncio(live: Live, fcf: Simulator) -> None:
                 await asyncio.sleep(0.05)
             daq = await ocm.StartDaq("aio.1", meta_sources=[fcf.at()])
             waiting = asyncio.create_task(ocm.AwaitDaqState(
-                daq.id, DaqState.StateCompleted, DaqSubState.Aborted, 20))
+                daq.id, DaqState.StateCompleted, DaqSubState.Aborted, 50))
             with pytest.raises(client.DaqException, match="in use"):
                 await ocm.StartDaq("aio.1", meta_sources=[fcf.at()])
             await ocm.AbortDaq(daq.id)
@@ -336,7 +336,7 @@ def test_the_scripts_of_the_documentation(live: Live, dcs: Simulator, fcf: Simul
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) as script:
             if number > 0:
                 both_are_taken_before_one_is_merged(live.daq)
-            out, told = script.communicate(timeout=60)
+            out, told = script.communicate(timeout=180)
         assert script.returncode == 0, told
         made = {os.path.basename(line) for line in out.splitlines()}
         assert len(made) == (1 if number == 0 else 2), out
@@ -347,7 +347,7 @@ def both_are_taken_before_one_is_merged(daq: Daq) -> None:
     pause = daq.spool / "collect" / ".pause"
     pause.touch()
     try:
-        wait_until(lambda: len(daq.tree().get("collect", [])) == 2, 30)
+        wait_until(lambda: len(daq.tree().get("collect", [])) == 2)
     finally:
         pause.unlink()
 
@@ -358,11 +358,11 @@ def test_waiting_clients_do_not_hold_each_other_up(live: Live, fcf: Simulator) -
         begin = time.monotonic()
         replies: list[client.AwaitDaqReply] = []
         threads = [threading.Thread(target=lambda: replies.append(
-            ocm.AwaitDaqState("many.1", "StateAcquiring", "Stopped", 30))) for _ in range(8)]
+            ocm.AwaitDaqState("many.1", "StateAcquiring", "Stopped", 50))) for _ in range(8)]
         for thread in threads:
             thread.start()
         ocm.StopDaq("many.1")
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert len(replies) == 8 and all(reply.reached for reply in replies)
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 45

@@ -29,7 +29,7 @@ def together(count: int, act: Callable[[int], None]) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * count
 
 
@@ -287,8 +287,8 @@ def test_signals_do_not_tear_anything(tmp_path: Path) -> None:
 # -- lock ------------------------------------------------------------------------------------------
 
 
-def taken(path: str) -> int:
-    fd = fsops.lock(path, b"me\n")
+def taken(path: str, patience: float = 0.1) -> int:
+    fd = fsops.lock(path, b"me\n", patience)
     assert fd is not None
     return fd
 
@@ -397,7 +397,7 @@ def test_a_probe_is_not_taken_for_a_worker(tmp_path: Path) -> None:
     prober.start()
     try:
         for _ in range(100):
-            os.close(taken(path))
+            os.close(taken(path, 60.0))  # the prober may be held up while it probes
     finally:
         stop.set()
         prober.join(10)

@@ -224,7 +224,7 @@ def in_four_processes(act: Any) -> list[Any]:
         process.start()
     found = [queue.get() for _ in processes]
     for process in processes:
-        process.join(30)
+        process.join(120)
     return found
 
 

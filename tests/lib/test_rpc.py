@@ -15,7 +15,8 @@ import zmq
 import zmq.asyncio
 
 from daqlib import errors, rpc, rpcexchange, rpcserver, rpcsocket
-from rpc_peers import Service, context, in_process, raw, refused, serving
+from harness import free_port
+from rpc_peers import Service, Waiting, context, in_process, raw, refused, serving, until
 
 
 @pytest.mark.parametrize("value", [None, True, 7, 1.5, "Ärger ☃\n", [1, [2]], {"a": {"b": []}}, ""])
@@ -110,6 +111,7 @@ def test_a_notification_is_done_and_not_answered() -> None:
             dealer.linger = 0
             dealer.connect(server.endpoint.address)
             await dealer.send(b'{"jsonrpc":"2.0","method":"daq.Echo","params":{"value":5}}')
+            await until(lambda: bool(service.calls))
             assert not await dealer.poll(200)
         assert service.calls == ["Echo"]
 
@@ -117,12 +119,15 @@ def test_a_notification_is_done_and_not_answered() -> None:
 
 
 def test_a_request_that_waits_delays_no_other() -> None:
-    async def work(endpoint: str, _server: rpcserver.Server) -> None:
-        slow = asyncio.create_task(rpc.acall(endpoint, "Wait", {"seconds": 3}))
-        await asyncio.sleep(0.1)
+    async def work(endpoint: str, server: rpcserver.Server) -> None:
+        service = Waiting()
+        server.enable("daq", service)
+        slow = asyncio.create_task(rpc.acall(endpoint, "WaitForAll"))
+        await until(lambda: service.calls == ["WaitForAll"])
         for number in range(20):
             assert await rpc.acall(endpoint, "Echo", {"value": number}) == number
         assert not slow.done()
+        service.all_at_once.set()
         assert await slow == "woke"
 
     serving(work)
@@ -148,12 +153,11 @@ def test_time_runs_out() -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     begin = time.monotonic()
     with pytest.raises(rpc.Unreachable, match=f"nobody answers at .*:{port}/daq") as caught:
         rpc.call(f"zpb.rr://127.0.0.1:{port}/daq", "Echo", timeout_s=0.3)
-    assert 0.2 < time.monotonic() - begin < 10
+    assert 0.2 < time.monotonic() - begin < 60
     assert caught.value.code == 69
 
 
@@ -162,16 +166,16 @@ def test_the_wait_for_a_dead_endpoint_is_shorter_than_that_for_a_reply(
     monkeypatch.setattr(rpcexchange, "CONNECT_S", 0.2)
     begin = time.monotonic()
     with pytest.raises(rpc.Unreachable):
-        rpc.call(f"ipc://{tmp_path}/none.sock/daq", "Echo", timeout_s=30)
-    assert time.monotonic() - begin < 15
+        rpc.call(f"ipc://{tmp_path}/none.sock/daq", "Echo", timeout_s=300)
+    assert time.monotonic() - begin < 60
 
 
-def test_a_service_that_starts_late_is_found() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        endpoint = f"zpb.rr://127.0.0.1:{probe.getsockname()[1]}"
+def test_a_service_that_starts_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpcexchange, "CONNECT_S", 60.0)
+    endpoint = f"zpb.rr://127.0.0.1:{free_port()}"
 
     async def work() -> None:
-        early = asyncio.create_task(rpc.acall(f"{endpoint}/daq", "Echo", {"value": 3}, 5))
+        early = asyncio.create_task(rpc.acall(f"{endpoint}/daq", "Echo", {"value": 3}, 60))
         await asyncio.sleep(0.3)
         async with rpcserver.Server(endpoint, {"daq": Service()}):
             assert await early == 3
@@ -192,17 +196,19 @@ def test_something_else_listens_there() -> None:
 
         threading.Thread(target=speak, daemon=True).start()
         with pytest.raises(rpc.Unreachable, match="not as one of ours"):
-            rpc.call(f"zpb.rr://127.0.0.1:{server.getsockname()[1]}/daq", "Echo", timeout_s=0.4)
+            rpc.call(f"zpb.rr://127.0.0.1:{server.getsockname()[1]}/daq", "Echo", timeout_s=2)
         server.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_server_that_dies_before_it_replies_is_noticed_at_once() -> None:
     with in_process() as (endpoint, process):
-        threading.Timer(0.3, process.kill).start()
+        assert process.stdout
+        told = process.stdout.readline  # that a request has come
+        threading.Thread(target=lambda: (told(), process.kill())).start()
         begin = time.monotonic()
         with pytest.raises(rpc.Lost, match="closed the connection before it replied to daq.Wait"):
-            rpc.call(endpoint, "Wait", {"seconds": 20}, 20)
-        assert time.monotonic() - begin < 5
+            rpc.call(endpoint, "Wait", {"seconds": 200}, 200)
+        assert time.monotonic() - begin < 60
 
 
 @pytest.mark.parametrize("reply", [b"\xff", b"[]", b"{}", b'"x"', b"{"])
@@ -241,7 +247,7 @@ def _call_router(answers: Callable[[rpc.Document], list[bytes]]) -> Any:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            return rpc.call(f"zpb.rr://127.0.0.1:{port}/daq", "Echo", timeout_s=5)
+            return rpc.call(f"zpb.rr://127.0.0.1:{port}/daq", "Echo", timeout_s=60)
         finally:
             thread.join()
 

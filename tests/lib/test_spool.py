@@ -252,7 +252,7 @@ def test_a_lock_may_say_nothing_readable(on: Spool, text: str) -> None:
 def test_a_process_is_named_by_its_start(on: Spool) -> None:
     child = os.fork()
     if child == 0:
-        time.sleep(30)
+        time.sleep(600)
     mine, its = spool.process_start(os.getpid()), spool.process_start(child)
     assert mine.isdigit() and its.isdigit()
     assert int(its) >= int(mine)

@@ -540,13 +540,13 @@ def test_many_aborts_and_workers_at_once_end_in_one_place(on: Spool) -> None:
         os._exit(code)
 
     def until_aborted(_claim: Claim) -> None:
-        wait_until(lambda: history.abort_requested(on.events("j")), 60)
+        wait_until(lambda: history.abort_requested(on.events("j")))
         time.sleep(0.05)  # now it ends, while the aborters come
 
     slow = meanwhile(until_aborted)
     children = [attempt(lambda: advance(on, slow)) for _ in range(2)]
-    wait_until(lambda: on.is_busy("j"), 60)
-    children += [attempt(lambda: abort.abort(on, "j", 5.0)) for _ in range(3)]
+    wait_until(lambda: on.is_busy("j"))
+    children += [attempt(lambda: abort.abort(on, "j", 60.0)) for _ in range(3)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0] * 5
     assert on.places("j") == ["done"]

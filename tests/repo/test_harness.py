@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Daq, Result, free_port, fresh, wait_until
+from harness import Daq, Result, free_port, fresh, group, wait_until
 
 
 def ended(code: int = 0, out: str = "", err: str = "") -> Result:
@@ -104,6 +104,12 @@ def test_tree(tools: Daq) -> None:
     tools.drop("merge", "A", {})
     (tools.spool / "done" / ".hidden.json").touch()
     assert tools.tree() == {"merge": ["A", "B"]}
+
+
+def test_a_group_of_tests_is_known_by_its_file() -> None:
+    assert group("tests/matrix/test_outcomes.py") == "matrix"
+    assert group("tests/by-tool/test_daq_ctl_states.py") == "daq-ctl-states"
+    assert group("tests/repo/test_harness.py") == ""
 
 
 def test_ports_differ() -> None:
