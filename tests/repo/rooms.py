@@ -36,6 +36,7 @@ def pyproject() -> dict[str, Any]:
     return tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Return every module of ``lib/`` and ``tools/`` with its file, ``__init__`` written out."""
     found: dict[str, Path] = {}
@@ -53,6 +54,7 @@ class Import:
     eager: bool
 
 
+@cache
 def imports(module: str) -> list[Import]:
     """Return what a module imports, leaving out what only the type checker sees."""
     tree = ast.parse(modules()[module].read_text())
