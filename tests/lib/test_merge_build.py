@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from daq_merge import build, checksum, plan
-from daqlib import errors, fitsfile
+from daq_merge import build, plan
+from daqlib import checksum, errors, fitsfile
 from merge_samples import (
     SAMPLES,
     eso,

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from daq_merge import checksum, headers
-from daq_merge.plan import Alert, Input, Part, Plan, plan
-from daqlib import alerts, errors, fitsfile
+from daq_merge import headers
+from daq_merge.layout import Input, Part
+from daq_merge.plan import Alert, Plan, plan
+from daqlib import alerts, checksum, errors, fitsfile
 
 #: Told the bytes written and the bytes in all.
 Progress = Callable[[int, int], None]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from daq_merge import cards, checksum
+from daq_merge import cards
 from daq_merge.cards import Keyword
-from daqlib import errors
+from daqlib import checksum, errors
 from daqlib.fitsfile import BLOCK, CARD
 
 if TYPE_CHECKING:

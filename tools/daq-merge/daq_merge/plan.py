@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from daq_merge import cards, classes, headers, keywords
-from daq_merge.cards import Keyword, Warn
+from daq_merge import cards, keywords, layout, primary
+from daq_merge.cards import Warn
+from daq_merge.layout import Input, Part
 from daqlib import alerts, clock, errors, fitsfile
 
 Alert = dict[str, Any]
@@ -21,55 +22,6 @@ Alert = dict[str, Any]
 
 class MissingSource(errors.BadData):
     """A file that the specification names is not there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A file that goes into the product.
-
-    Attributes:
-        source: name of the source that delivered it.
-        location: as the specification says it.
-        file: its path and structure.
-    """
-
-    source: str
-    location: str
-    file: fitsfile.FitsFile
-
-    @property
-    def label(self) -> str:
-        """How to call it in alerts: source and file name."""
-        return f"{self.source}:{os.path.basename(self.location)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One HDU of the product.
-
-    Attributes:
-        index: of the HDU in the product.
-        offset: where its header begins in the product, bytes.
-        header: complete but for its seal.
-        input: the file that its data come from; None for an empty primary HDU.
-        hdu: the HDU that its data come from; None for an empty primary HDU.
-    """
-
-    index: int
-    offset: int
-    header: headers.Header
-    input: Input | None
-    hdu: fitsfile.Hdu | None
-
-    @property
-    def data_offset(self) -> int:
-        """Where its data begin in the product, bytes."""
-        return self.offset + len(self.header.raw)
-
-    @property
-    def end(self) -> int:
-        """Where the next HDU begins in the product, bytes."""
-        return self.data_offset + (self.hdu.padded_size if self.hdu else 0)
 
 
 @dataclass(slots=True)
@@ -135,7 +87,11 @@ def plan(specification: dict[str, Any], root: str) -> Plan:
     user_only = specification.get("heuristics") == "v1"
     blocks = [_block(source, user_only, made.warnings.append) for source in sources]
     base = sources[0].input if sources and sources[0].is_target else None
-    _lay_out(made, base, keywords.merge(blocks, made.warnings.append))
+    merged = keywords.merge(blocks, made.warnings.append)
+    has_extensions = any(len(one.file.hdus) > 1 for one in made.inputs)
+    lines = primary.structure(base.file.hdus[0] if base else None, has_extensions)
+    lines += primary.body(merged, made.origin_name, made.archive_name, made.stamp)
+    made.parts = layout.lay_out(lines, base, made.inputs)
     made.alerts.extend(_unmergeable(sources))
     return made
 
@@ -224,53 +180,6 @@ def _unmergeable(sources: list[_Source]) -> Iterator[Alert]:
                 "unmergeable", source.input.label,
                 f"{source.where}: {hdu.data_size} bytes of data in the primary HDU of "
                 f"{source.input.location} were not merged: only the merge target's can be")
-
-
-def _lay_out(made: Plan, base: Input | None, merged: list[Keyword]) -> None:
-    extensions = [(one, hdu) for one in made.inputs for hdu in one.file.hdus[1:]]
-    primary = base.file.hdus[0] if base else None
-    lines = _structure(primary, bool(extensions)) + _body(made, merged)
-    made.parts = [Part(0, 0, headers.fresh(lines), base, primary)]
-    for one, hdu in extensions:
-        made.parts.append(Part(len(made.parts), made.size, headers.kept(hdu), one, hdu))
-
-
-def _structure(primary: fitsfile.Hdu | None, has_extensions: bool) -> list[bytes]:
-    """Return the structural cards of the primary header, the target's own as they are."""
-    extend = _own("EXTEND", True, "extensions may follow")
-    if primary is None:
-        return [*_own("SIMPLE", True, "conforms to the FITS standard"),
-                *_own("BITPIX", 8, "bits per data value"),
-                *_own("NAXIS", 0, "no data in this HDU"), *extend]
-    kept = [k for k in cards.read(primary.cards) if classes.is_structural(k)]
-    lines = [card for k in kept for card in k.cards]
-    if not has_extensions:
-        return lines
-    states = [at for at, card in enumerate(lines) if card.startswith(b"EXTEND  =")]
-    if not states:
-        axes = [at for at, card in enumerate(lines) if card.startswith(b"NAXIS")]
-        return [*lines[:axes[-1] + 1], *extend, *lines[axes[-1] + 1:]]
-    if lines[states[0]][10:].partition(b"/")[0].strip() != b"T":
-        lines[states[0]] = extend[0]
-    return lines
-
-
-def _body(made: Plan, merged: list[Keyword]) -> list[bytes]:
-    own = [*_own("ORIGFILE", made.origin_name, "original file name"),
-           *_own("ARCFILE", made.archive_name, "archive file name"),
-           *_own("DATE", made.stamp, "when this file was written (UTC)")]
-    continued = any(len(k.cards) > 1 for k in merged) or len(own) > 3
-    if continued and ("value", "LONGSTRN") not in [k.key for k in merged]:
-        # readers of the OGIP convention look for this card before they join CONTINUE cards
-        own = [*_own("LONGSTRN", "OGIP 1.0", "strings may go on in CONTINUE cards"), *own]
-    values = [card for k in merged if k.kind == "value" for card in k.cards]
-    others = [card for k in merged if k.kind != "value" for card in k.cards]
-    return [*values, *own, *others]
-
-
-def _own(name: str, value: object, comment: str) -> tuple[bytes, ...]:
-    # our comments may be cut silently
-    return cards.make("value", name, value, comment, "the product", lambda _: None).cards
 
 
 def _member(document: dict[str, Any], name: str, kind: type, where: str) -> Any:

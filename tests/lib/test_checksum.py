@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from daq_merge import checksum
+from daqlib import checksum
 
 
 def by_definition(data):
