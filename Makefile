@@ -60,17 +60,27 @@ clean: ## remove what was built, and caches
 	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same and .venv
-	@rm -rf .venv
+	@rm -rf .venv lib/daqlib/*.so
 
-$(stamp): pyproject.toml lib/daqlib/__init__.py
+# what an editable installation is made from; all else it takes from here as it is
+installed = pyproject.toml hatch_build.py lib/daqlib/__init__.py lib/daqlib/_native.c
+
+$(stamp): $(installed)
 	@$(make_venv)
 	@.venv/bin/python $(pip_install) -e . || $(pip_failed)
+	@$(say_native)
 	@touch $@
 
-$(dev_stamp): pyproject.toml lib/daqlib/__init__.py
+$(dev_stamp): $(installed)
 	@$(make_venv)
 	@.venv/bin/python $(pip_install) -e '.[dev]' || $(pip_failed)
+	@$(say_native)
 	@touch $@ $(stamp)
+
+# pip keeps to itself what hatch_build.py says
+say_native = [ -n "$$DAQ_NO_NATIVE" ] || .venv/bin/python -c 'import daqlib._native' 2>/dev/null \
+	|| echo "make: no C extension, checksums take longer; for it install a C compiler and" \
+	"Python.h (apt-get install gcc python3-dev), then make -B install-dev" >&2
 
 # one of another interpreter, or of one that is gone, is made anew
 define make_venv

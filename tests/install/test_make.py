@@ -23,7 +23,8 @@ def make(folder: Path, *arguments: str) -> str:
     """Run a make that has to fail in a folder with nothing but the Makefile; return its line."""
     shutil.copy(CHECKOUT / "Makefile", folder)
     (folder / "lib" / "daqlib").mkdir(parents=True)
-    for name in ("pyproject.toml", "lib/daqlib/__init__.py"):
+    for name in ("pyproject.toml", "hatch_build.py", "lib/daqlib/__init__.py",
+                 "lib/daqlib/_native.c"):
         (folder / name).touch()
     done = subprocess.run(["make", "install-dev", *arguments], cwd=folder, text=True,
                           capture_output=True, env={"PATH": SYSTEM_PATH}, check=False)
@@ -103,7 +104,8 @@ def test_setup_without_apt(tmp_path: Path) -> None:
 
 
 def test_setup_with_everything_there_says_nothing(tmp_path: Path) -> None:
-    for name in ("rsync", "ssh", "sshd", "fitsverify", "dfits", "shellcheck", "jq"):
+    for name in ("rsync", "ssh", "sshd", "fitsverify", "dfits", "shellcheck", "jq", "cc",
+                 "python3-config"):
         script(tmp_path / "bin" / name, "exit 0")
     done = setup_system(tmp_path, CI="true")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
