@@ -6,40 +6,64 @@ a bug. See ``docs/architecture.md``, "The command line".
 
 from __future__ import annotations
 
-import argparse
 import errno
-import functools
 import os
-import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
-from typing import Any, NoReturn
 
-from daqlib import __version__, errors
+from daqlib import __version__, cliplain, errors
 
-Main = Callable[[list[str]], int]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    import signal
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
+    from typing import Any
+
+    from daqlib.cliparser import Parser as Parser
+
+    Main = Callable[[list[str]], int]
+else:
+    try:  # the module behind "signal", without the enumerations that double a start of Python
+        import _signal as signal
+    except ImportError:
+        import signal
 
 _quiet = False
 _verbose = 0
 _tool = "daq"
+_bar_is_open = False
+
+#: How an error calls the file that data are printed to.
+STDOUT = "standard output"
+#: The signals that ask a tool to end; SIGHUP comes when a terminal or a connection is closed.
+_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_BAR, _BAR_MIN = 30, 5
+_REMEDIES = {
+    errno.EFBIG: "neither the file system nor 'ulimit -f' may limit the size of files to less",
+    errno.EMFILE: "raise 'ulimit -n'",
+    errno.ENFILE: "the system has too many open files: end some programs",
+    errno.EIO: "the disk or the network failed: look into the system's log",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "mend the symbolic links",
+}
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGINT arrived; unwinds the stack so that clean-up runs."""
+    """SIGTERM, SIGINT or SIGHUP arrived; unwinds the stack so that clean-up runs."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser with our exit code for usage errors and examples after the options."""
+def __getattr__(name: str) -> Any:
+    """Return :class:`daqlib.cliparser.Parser`, for which argparse has to be loaded."""
+    if name != "Parser":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from daqlib.cliparser import Parser
 
-    def error(self, message: str) -> NoReturn:
-        """Print the one-line error with a pointer to the help, and exit 64."""
-        raise errors.Usage(message, f"try '{self.prog} --help'")
+    return Parser
 
 
 def parser(tool: str, summary: str, examples: str, *, spool: bool = True) -> Parser:
@@ -51,30 +75,62 @@ def parser(tool: str, summary: str, examples: str, *, spool: bool = True) -> Par
         examples: shell lines shown at the end of ``--help``.
         spool: whether the tool works on a spool (``--spool`` and ``--config``).
     """
-    made = Parser(
-        prog=tool,
-        description=summary,
-        epilog="examples:\n" + "\n".join("  " + line for line in examples.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    from daqlib import cliparser
+
+    made = cliparser.make(tool, summary, examples)
+    _add_shared(made, tool, spool=spool)
+    return made
+
+
+def _add_shared(made: cliplain.Adds, tool: str, *, spool: bool) -> None:
     made.add_argument("--version", action="version", version=f"{tool} {__version__}")
     made.add_argument("-q", "--quiet", action="store_true", help="say errors only")
     made.add_argument("-v", "--verbose", action="count", default=0, help="say more")
     if spool:
         made.add_argument("--spool", metavar="DIR", help="the spool (default: $DAQ_SPOOL)")
         made.add_argument("--config", metavar="FILE", help="configuration (default: $DAQ_CONFIG)")
-    return made
+
+
+def parse_plain(tool: str, add: Callable[[cliplain.Adds], None], argv: list[str], *,
+                spool: bool = True) -> argparse.Namespace | None:
+    """Parse a plain command line without loading argparse, which costs more than a small merge.
+
+    Args:
+        tool: the command's name.
+        add: adds to a parser what the tool has beside the options that all tools share.
+        argv: the arguments.
+        spool: as for :func:`parser`.
+
+    Returns:
+        What :func:`parse` returns; None when it must be asked, see :mod:`daqlib.cliplain`.
+    """
+    reader = cliplain.Reader()
+    _add_shared(reader, tool, spool=spool)
+    add(reader)
+    options = reader.read(argv)
+    if options is not None:
+        set_verbosity(int(options.verbose), quiet=bool(options.quiet))
+    return options
 
 
 def parse(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments and take over how talkative to be."""
-    global _quiet, _verbose
-    options = made.parse_intermixed_args(argv) if not _has_subcommands(made) else (
-        made.parse_args(argv))
-    _quiet = bool(options.quiet)
-    _verbose = int(options.verbose)
+    options = made.parse_args(argv) if _has_subcommands(made) else _intermixed(made, argv)
+    set_verbosity(int(options.verbose), quiet=bool(options.quiet))
     return options
+
+
+def _intermixed(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse options that stand between positional arguments."""
+    try:
+        return made.parse_intermixed_args(argv)
+    except errors.Usage as error:
+        if "--" in argv:  # argparse loses what follows when nothing positional was before
+            try:
+                return made.parse_args(argv)
+            except errors.Usage:
+                raise error from None
+        raise
 
 
 def _has_subcommands(made: argparse.ArgumentParser) -> bool:
@@ -85,19 +141,23 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
     """Wrap a tool's ``main``: errors become one line and an exit code, signals end it cleanly."""
 
     def wrap(main: Main) -> Callable[..., int]:
-        @functools.wraps(main)
         def run(argv: list[str] | None = None) -> int:
             global _tool
             _tool = tool
             _open_missing_descriptors()
-            # a parent that ignores SIGINT (a background job of sh) or blocks signals is respected
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(signum) is not signal.SIG_IGN:
+            # a parent that ignores SIGINT (a background job of sh), SIGHUP (nohup) or blocks
+            # signals is respected
+            for signum in _ENDINGS:
+                if signal.getsignal(signum) != signal.SIG_IGN:
                     signal.signal(signum, _terminate)
             code = _guarded(main, sys.argv[1:] if argv is None else argv)
+            _end_bar()
             _drop_unwritten()
             return code
 
+        # what functools.wraps does; the fronts with ESO's names ask for the unwrapped function
+        run.__name__, run.__doc__, run.__module__ = main.__name__, main.__doc__, main.__module__
+        run.__dict__["__wrapped__"] = main
         return run
 
     return wrap
@@ -127,6 +187,12 @@ def _terminate(signum: int, _frame: FrameType | None) -> None:
     raise Terminated(signum)
 
 
+def settle() -> None:
+    """Ignore signals to end from now on: what follows is short and is to be done whole."""
+    for signum in _ENDINGS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def _guarded(main: Main, argv: list[str]) -> int:
     try:
         return _printed(main, argv)
@@ -152,7 +218,7 @@ def _printed(main: Main, argv: list[str]) -> int:
         code = main(argv)
     except SystemExit as leave:  # argparse after --help and --version
         code = leave.code if isinstance(leave.code, int) else 0
-    sys.stdout.flush()
+    _print("")
     return code
 
 
@@ -175,7 +241,7 @@ def from_os_error(error: OSError) -> errors.DaqError:
         return errors.Later(text, "free some space")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return errors.NoPermission(text, "check owner and mode of the file and its directory")
-    return errors.IoFailure(text)
+    return errors.IoFailure(text, _REMEDIES.get(error.errno or 0, ""))
 
 
 def fail(error: errors.DaqError) -> int:
@@ -224,9 +290,11 @@ def verbosity() -> list[str]:
 
 def _write(text: str) -> bool:
     # one write per line, so that lines of concurrent tools on one terminal or journal stay whole
+    global _bar_is_open
     line = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
+    begin, _bar_is_open = "\n" * _bar_is_open, False
     try:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(f"{begin}{line}\n")
         sys.stderr.flush()
     except OSError as error:
         return not isinstance(error, BrokenPipeError)  # nobody reads our words: the work goes on
@@ -239,34 +307,81 @@ def progress(label: str) -> Callable[[int, int], None]:
 
     if _quiet or not sys.stderr.isatty():
         return lambda done, total: None
-    drawn = [0.0]
+    last = [0.0, -1]  # when it was drawn, and how much was done
 
     def draw(done: int, total: int) -> None:
+        global _bar_is_open
         now = time.monotonic()
-        if now - drawn[0] < 0.1 and done < total:
+        if now - last[0] < 0.1 and done < total or done == last[1]:
             return
-        drawn[0] = now
-        filled = 30 * done // total if total else 30
-        bar = "#" * filled + "." * (30 - filled)
-        end = "\n" if done >= total else ""
-        sys.stderr.write(f"\r{label} [{bar}] {100 * done // (total or 1):3d} %{end}")
-        sys.stderr.flush()
+        last[:] = now, done
+        _bar_is_open = done < total
+        end = "" if _bar_is_open else "\n"
+        try:
+            sys.stderr.write(f"\r{_bar(label, done, total, _columns())}{end}")
+            sys.stderr.flush()
+        except OSError:
+            return  # the terminal is gone: the work goes on
 
     return draw
+
+
+def _bar(label: str, done: int, total: int, columns: int) -> str:
+    """Return a progress bar of less than so many columns: on a full line a terminal begins anew."""
+    length = max(_BAR_MIN, min(_BAR, columns - len(label) - 10))
+    label = label[:max(0, columns - length - 10)]
+    filled = length * done // total if total else length
+    return f"{label} [{'#' * filled:.<{length}}] {100 * done // (total or 1):3d} %"
+
+
+def _end_bar() -> None:
+    """Leave the line of a progress bar that did not come to its end."""
+    global _bar_is_open
+    if _bar_is_open:
+        _bar_is_open = False
+        try:
+            sys.stderr.write("\n")
+        except OSError:
+            return
+
+
+def _columns() -> int:
+    try:
+        # a terminal that does not know its width says 0
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def emit(document: object) -> None:
     """Print one JSON document as one line on stdout, flushed."""
     import json
 
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    # the bytes of a name that is not UTF-8 are told as JSON can: by the escapes that Python reads
+    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    show(text)
 
 
 def show(text: str = "") -> None:
-    """Print a line of data on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Print a line of data on stdout.
+
+    Raises:
+        OSError: it cannot be written; names standard output.
+    """
+    _print(text + "\n")
+
+
+def _print(text: str) -> None:
+    try:
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:  # whatever the locale, a name is the bytes that it is
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = STDOUT
+        raise
 
 
 def text_argument(argument: str) -> str:
@@ -352,6 +467,8 @@ def command(tool: str) -> list[str]:
         path = os.path.join(folder, tool)
         if folder and os.access(path, os.X_OK) and not os.path.isdir(path):
             return [path]
+    import shutil
+
     found = shutil.which(tool)
     if found:
         return [found]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable
 
 from daqlib import cli, errors
 
-#: Name of a program -> what makes its parser, and its main function.
-Programs = dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int]]]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    #: Name of a program -> what makes its parser, and its main function.
+    Programs = dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[..., int]]]
 
 #: Log levels, from the fewest messages to the most; those of daqlib.logs, which a client that
 #: shows them in its help need not load.

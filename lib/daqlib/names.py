@@ -7,22 +7,51 @@ option by rsync or ssh.
 
 from __future__ import annotations
 
-import re
-
 from daqlib import errors
 
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class Form:
+    """Which names are allowed; a regular expression in effect, but without loading ``re``.
+
+    Args:
+        first: what the first character may be beside letters and digits.
+        others: what may stand behind the first character beside letters and digits.
+        longest: number of characters.
+    """
+
+    __slots__ = ("_first", "_others", "_longest")
+
+    def __init__(self, first: str, others: str, longest: int) -> None:
+        self._first = _LETTERS + first
+        self._others = _LETTERS + others
+        self._longest = longest
+
+    def fullmatch(self, text: str) -> bool:
+        """Tell whether a whole text has the form."""
+        return (0 < len(text) <= self._longest and text[0] in self._first
+                and not text.strip(self._others))
+
+
+class _Host(Form):
+    def fullmatch(self, text: str) -> bool:
+        user, at, host = text.rpartition("@")
+        return super().fullmatch(host) and (not at or len(user) <= 64 and super().fullmatch(user))
+
+
 #: A job id, and with it a file name in the spool.
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
+ID = Form("", "._:+-", 128)
 #: ``filePrefix``: the characters that ifw-daq accepts: letters, digits, ``-_.``.
-PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
-SOURCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
-INSTRUMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]{0,31}")
+PREFIX = Form("_", "._-", 64)
+SOURCE = Form("_", "._+-", 64)
+INSTRUMENT = Form("_", "_+-", 32)
 #: A host name, an address or an alias of the ssh configuration, optionally ``user@``.
-HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63}@)?[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
+HOST = _Host("_", "._-", 253)
 
 
-def _check(pattern: re.Pattern[str], what: str, value: str, allowed: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value) or ".." in value:
+def _check(form: Form, what: str, value: str, allowed: str) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value) or ".." in value:
         raise errors.BadData(f"{what} {value!r} is not allowed", f"use {allowed}")
     return value
 

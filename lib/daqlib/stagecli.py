@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from daqlib import cli, config, errors, fsops, history, job, names, spool, stage
 from daqlib.config import Config
+from daqlib.stageoptions import add_arguments
+
+__all__ = ["Options", "add_arguments", "run", "worst"]
 
 #: Of several jobs in one call the worst outcome decides: signal, bug, wrong, later.
 _RANK = (70, 65, 73, 74, 77, 78, 69, 66, 75, 0)
@@ -23,19 +26,6 @@ class Options:
     verify: bool
     dry_run: bool
     json: bool
-
-
-def add_arguments(made: argparse.ArgumentParser) -> None:
-    """Add the options of a stage tool to its parser."""
-    made.add_argument("--job", metavar="ID", action="append", default=[], dest="jobs",
-                      help="work on this job; '-' reads ids from stdin; may be repeated")
-    made.add_argument("--all", action="store_true",
-                      help="work on every job of this stage that is due (for cron)")
-    made.add_argument("--force", action="store_true", help="do the work again though it is done")
-    made.add_argument("--verify", action="store_true",
-                      help="compare checksums before believing that the work is done")
-    made.add_argument("-n", "--dry-run", action="store_true", help="say what would be done")
-    made.add_argument("--json", action="store_true", help="print one JSON object a job")
 
 
 def run(made: stage.Stage, options: argparse.Namespace, tool: str) -> int:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daqlib import errors, names
 
@@ -95,3 +98,22 @@ def test_the_message_is_one_printable_line() -> None:
         with pytest.raises(errors.BadData) as caught:
             names.check_id(value)
         assert str(caught.value).isprintable()
+
+
+#: What the forms are, as regular expressions.
+PATTERNS = [
+    (names.ID, r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}"),
+    (names.PREFIX, r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"),
+    (names.SOURCE, r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}"),
+    (names.INSTRUMENT, r"[A-Za-z0-9_][A-Za-z0-9_+-]{0,31}"),
+    (names.HOST, r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,63}@)?[A-Za-z0-9_][A-Za-z0-9._-]{0,252}"),
+]
+
+
+@pytest.mark.parametrize(("form", "pattern"), PATTERNS)
+@given(text=st.one_of(st.text(max_size=6), st.text("aZ09._:+-@\n", max_size=8), st.builds(
+    lambda a, n, b: a + "x" * n + b, st.text("a.@-", max_size=2), st.integers(28, 260),
+    st.text("a.@-\n", max_size=3)), st.builds(
+        lambda n, m: "u" * n + "@" + "h" * m, st.integers(0, 70), st.integers(0, 260))))
+def test_the_forms_are_these_patterns(form: names.Form, pattern: str, text: str) -> None:
+    assert form.fullmatch(text) == (re.fullmatch(pattern, text) is not None)
