@@ -3,8 +3,9 @@
 Quote the ratios: every round runs each candidate once, so that a slow moment of the machine hits
 all of them alike. The scratch directory decides which file system is measured.
 
-    make bench                                   all groups, a few minutes
-    bench/run --group merge --size 64 --runs 3   quicker
+    make bench                                   all groups, a quarter of an hour
+    bench/run --group merge                      the merge beside its peers
+    bench/run --group merge --only new           one row of it
     bench/run --group control --quick            acquisition control in three minutes
 """
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,10 +24,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import merging
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOLS = ("daq-start", "daq-ctl", "daq-watch", "daq-collect", "daq-merge", "daq-release",
          "daq-status", "daq-sim")
-MIB = 1 << 20
 
 
 @dataclass
@@ -86,67 +89,15 @@ def spool(scratch: str, _size: int) -> list[Candidate]:
                 watch, "--once", "--spool", root))]
 
 
-def merge(scratch: str, size: int) -> list[Candidate]:
-    """Return a merge into a new file beside copying the bytes and beside astropy."""
-    make_inputs(scratch, size)
-    inputs = sorted(name for name in os.listdir(scratch) if name.startswith("in"))
-    out = os.path.join(scratch, "product.fits")
-
-    def clean() -> None:
-        if os.path.exists(out):
-            os.unlink(out)
-
-    joined = " ".join(inputs)
-    return [
-        Candidate("cat and sync", command(
-            "sh", "-c", f"cd '{scratch}' && cat {joined} > product.fits && sync product.fits"),
-            clean),
-        Candidate("daq-merge (durable, checksums)", command(
-            os.path.join(TOP, "bin", "daq-merge"), "-q", "-o", out,
-            os.path.join(scratch, "specification.json")), clean),
-        Candidate("astropy (checksums)", command(
-            sys.executable, os.path.abspath(__file__), "--astropy", scratch), clean),
-    ]
-
-
-def make_inputs(scratch: str, size: int) -> None:
-    """Write a target of ``size`` MiB with 8 image extensions and 6 small tables to merge."""
-    import numpy
-    from astropy.io import fits
-
-    noise = numpy.random.default_rng(1).integers(-9999, 9999, size * MIB // 16, numpy.int16)
-    images = [fits.ImageHDU(noise.reshape(-1, 1024)) for _ in range(8)]
-    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(os.path.join(scratch, "in0.fits"))
-    sources = []
-    for number in range(1, 7):
-        table = fits.BinTableHDU.from_columns([fits.Column("T", "D", array=noise[:5000] * 1.0)])
-        table.name = f"TABLE{number}"
-        fits.HDUList([fits.PrimaryHDU(), table]).writeto(os.path.join(scratch, f"in{number}.fits"))
-        sources.append({"type": "fitsFile", "sourceName": f"s{number}",
-                        "location": f"in{number}.fits"})
-    keywords = [{"type": "esoKeyword", "name": f"INS TEMP{n} VAL", "value": n / 7}
-                for n in range(500)]
-    ocm = {"type": "fitsKeywords", "sourceName": "ocm", "keywords": keywords}
-    target = {"type": "fitsFile", "sourceName": "s0", "location": "in0.fits"}
-    with open(os.path.join(scratch, "specification.json"), "w") as file:
-        json.dump({"id": "bench", "sources": [ocm, *sources],
-                   "target": {"fileId": "BENCH.2026-01-01T00:00:00.000", "source": target}}, file)
-
-
-def with_astropy(scratch: str) -> None:
-    """Do the same merge with astropy, told to leave data as they are."""
-    from astropy.io import fits
-
-    with open(os.path.join(scratch, "specification.json")) as file:
-        specification = json.load(file)
-    how = {"memmap": True, "do_not_scale_image_data": True, "disable_image_compression": True}
-    hdus = fits.HDUList()
-    for source in [specification["target"]["source"], *specification["sources"][1:]]:
-        found = fits.open(os.path.join(scratch, source["location"]), **how)
-        hdus.extend(found if not hdus else found[1:])
-    for keyword in specification["sources"][0]["keywords"]:
-        hdus[0].header[f"HIERARCH ESO {keyword['name']}"] = keyword["value"]
-    hdus.writeto(os.path.join(scratch, "product.fits"), checksum=True)
+def merge(scratch: str, options: argparse.Namespace) -> merging.Verdicts:
+    """Measure the merge beside its peers."""
+    size = options.size or (8 if options.quick else 512)
+    names = [name for name in options.only or merging.NAMES if name in merging.NAMES]
+    if options.quick and not options.only:
+        names.remove("large")
+    runs = options.runs or (2 if options.quick else 5)
+    return merging.measure(scratch, names, size=size, runs=runs, quick=options.quick,
+                           bin_=os.path.join(options.checkout, "bin"))
 
 
 def control(scratch: str, options: argparse.Namespace) -> list[str]:
@@ -170,48 +121,65 @@ def control(scratch: str, options: argparse.Namespace) -> list[str]:
         "hanging": lambda: parts.hanging(bench), "client": lambda: parts.client(bench),
         "waiters": lambda: crowd.waiters(bench), "keywords": lambda: parts.keywords(bench)}
     for name in options.only or choices:
-        choices[name]()
+        if name in choices:
+            choices[name]()
     return bench.report.missed
 
 
-RACES = {"start-up": start_up, "spool": spool, "merge": merge}
-GROUPS = (*RACES, "control")
+RACES = {"start-up": start_up, "spool": spool}
+GROUPS = (*RACES, "merge", "control")
+CONTROL = ("starts", "hold", "hanging", "client", "waiters", "keywords")
 
 
-def main() -> int:
-    """Run the benchmark."""
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--group", choices=GROUPS, action="append")
-    made.add_argument("--runs", type=int, default=5, help="rounds of a race")
-    made.add_argument("--size", type=int, default=512, help="MiB of the merge's target")
+    made.add_argument("--runs", type=int, help="rounds of a race (default: 5, quick merge 2)")
+    made.add_argument("--size", type=int, metavar="MIB",
+                      help="merge: MiB of the target (default: 512, quick 8)")
     made.add_argument("--scratch", help="directory to work in (default: a temporary one)")
-    made.add_argument("--quick", action="store_true", help="control: fewer rounds")
+    made.add_argument("--quick", action="store_true",
+                      help="control: fewer rounds; merge: shows that it works, measures nothing")
     made.add_argument("--hold", type=float, metavar="S",
                       help="control: seconds to hold 200 acquisitions (default: 180, quick 20)")
     made.add_argument("--only", action="append", metavar="PART",
-                      choices=("starts", "hold", "hanging", "client", "waiters", "keywords"),
-                      help="control: one of %(choices)s")
+                      choices=sorted({*CONTROL, *merging.NAMES}),
+                      help=f"control: one of {', '.join(CONTROL)}; "
+                           f"merge: one of {', '.join(merging.NAMES)}")
     made.add_argument("--checkout", default=TOP, metavar="DIR",
-                      help="control: measure the daq-ctl of another checkout")
-    made.add_argument("--astropy", metavar="DIR", help=argparse.SUPPRESS)
-    options = made.parse_args()
-    if options.astropy:
-        with_astropy(options.astropy)
-        return 0
+                      help="control, merge: measure the tools of another checkout")
+    return made
+
+
+def main() -> int:
+    """Run the benchmark; the exit code is 1 when a tool did its work wrong."""
+    options = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted must be unmounted
     scratch = tempfile.mkdtemp(prefix="daqspool-bench-", dir=options.scratch)
+    faults: list[str] = []
     try:
         for name in options.group or GROUPS:
             folder = os.path.join(scratch, name)
             os.mkdir(folder)
+            if name in RACES:
+                race(name, RACES[name](folder, 0), options.runs or 5)
+                continue
             if name == "control":
                 missed = control(folder, options)
-                print(f"\ntargets missed: {'; '.join(missed) or 'none'}")
             else:
-                race(name, RACES[name](folder, options.size), options.runs)
+                found = merge(folder, options)
+                missed, faults = found.missed, found.faults
+                missed += [f"{found.open} not measured"] if found.open else []
+            print(f"\ntargets missed: {'; '.join(missed) or 'none'}")
+    except merging.NoRoom as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(scratch)
-    return 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
