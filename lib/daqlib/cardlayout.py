@@ -6,16 +6,22 @@ convention; a value is never cut, a comment may be.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import Any
-
 from daqlib import cardname, cardvalue
-from daqlib.cardname import CARD, COMMENTARY, ESO_PREFIX, Kind, Unfit
+from daqlib.cardname import CARD, COMMENTARY, Kind, Unfit
 from daqlib.cardvalue import check_text, short
 
-Warn = Callable[[str], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Warn = Callable[[str], None]
+else:
+    Warn = object
+
 Cards = tuple[bytes, ...]
+
+_VARIANTS = (*cardname.KINDS, "literalKeyword", "commentaryKeyword")
 
 # where VLT headers put '=' and end a number, so that columns of them line up
 _ESO_EQUALS = 29
@@ -33,22 +39,21 @@ def of_json(item: dict[str, Any], where: str, warn: Warn) -> Cards:
     Raises:
         Unfit: it cannot be represented, or it would change the structure of the file.
     """
-    made = _of_json(item, where, warn)
-    kind, name = cardname.classify(made[0].decode("ascii"))
-    if cardname.is_structural(kind, name):
+    check_shape(item, where)
+    variant, name = item["type"], item.get("name", "")
+    if variant in cardname.KINDS:
+        kind = cardname.KINDS[variant]
+        made = make(kind, name, item.get("value"), item.get("comment", ""), where, warn,
+                    item.get("format", ""))
+    else:
+        text = item["value"]
+        made = (literal(text, where),) if variant == "literalKeyword" else (
+            commentary(name, text, where))
+        kind, name = cardname.classify(made[0].decode("ascii"))
+    if kind != "eso" and cardname.is_structural(kind, name):
         raise Unfit(f"{where}: keyword {name}", "it describes the structure of the file: "
                     "leave it out")
     return made
-
-
-def _of_json(item: dict[str, Any], where: str, warn: Warn) -> Cards:
-    check_shape(item, where)
-    variant, name, value = item["type"], item.get("name", ""), item.get("value")
-    if variant in cardname.KINDS:
-        return make(cardname.KINDS[variant], name, value, item.get("comment", ""), where, warn,
-                    item.get("format", ""))
-    return (literal(str(value), where),) if variant == "literalKeyword" else (
-        commentary(name, str(value), where))
 
 
 def check_shape(item: dict[str, Any], where: str) -> None:
@@ -58,11 +63,11 @@ def check_shape(item: dict[str, Any], where: str) -> None:
         Unfit: says which member is wrong.
     """
     variant, name = item.get("type"), item.get("name", "")
-    if variant not in (*cardname.KINDS, "literalKeyword", "commentaryKeyword"):
+    if variant not in _VARIANTS:
         raise Unfit(f"{where}: type {variant!r}", "this is no kind of keyword: use valueKeyword, "
                     "esoKeyword or literalKeyword")
-    texts = [name, item.get("comment", ""), item.get("format", "")]
-    if not all(isinstance(text, str) for text in texts):
+    if not (isinstance(name, str) and isinstance(item.get("comment", ""), str)
+            and isinstance(item.get("format", ""), str)):
         raise Unfit(f"{where}: keyword {name!r}", "name and comment are not both text, or format "
                     "is not")
     if variant not in cardname.KINDS and not isinstance(item.get("value"), str):
@@ -145,33 +150,40 @@ def lay_out(kind: Kind, name: str, token: str, comment: str, label: str, warn: W
     Raises:
         Unfit: no layout holds the value.
     """
-    heads = _value_heads(name, token) if kind == "value" else _eso_heads(name, token)
+    prefix = cardname.prefix(name) if kind == "eso" else f"{name:8}"
     remark = f" / {comment}" if comment else ""
+    card = _aligned(kind, prefix, token) + remark
+    if len(card) <= CARD:
+        return (_pad(card),)
+    heads = _eso_heads(prefix, token) if kind == "eso" else _value_heads(prefix, token)
     for head in heads:
         if len(head) + len(remark) <= CARD:
             return (_pad(head + remark),)
     # alignment goes before the comment, the comment before the blanks round '='
-    for head in heads[2:] or heads[-1:]:
+    for head in heads[1:] or heads:
         if len(head) <= CARD:
             return (_cut_comment(head, comment, label, warn),)
     if not token.startswith("'"):
         raise Unfit(label, f"name and value {short(token)} do not fit the 80 columns of a card")
-    prefix = f"{name:8}= " if kind == "value" else f"{ESO_PREFIX}{name}= "
-    return _continued(prefix, token[1:-1], comment, label, warn)
+    return _continued(f"{prefix}= ", token[1:-1], comment, label, warn)
 
 
-def _value_heads(name: str, token: str) -> list[str]:
+def _aligned(kind: Kind, prefix: str, token: str) -> str:
+    if kind == "eso":
+        text = token if token[:1] == "'" else f"{token:>{_ESO_NUMBER}}"
+        return f"{prefix:<{_ESO_EQUALS}}= {text}"
     # FITS Standard 4.0, 4.2.1 to 4.2.4: strings from column 11, the rest right in columns 11 to 30
-    if token.startswith("'"):
-        return [f"{name:8}= {token:<20}", f"{name:8}= {token}"]
-    return [f"{name:8}= {token:>20}"]
+    return f"{prefix}= {token:<20}" if token[:1] == "'" else f"{prefix}= {token:>20}"
 
 
-def _eso_heads(name: str, token: str) -> list[str]:
+def _value_heads(prefix: str, token: str) -> list[str]:
+    return [f"{prefix}= {token}" if token.startswith("'") else f"{prefix}= {token:>20}"]
+
+
+def _eso_heads(prefix: str, token: str) -> list[str]:
     text = token if token.startswith("'") else f"{token:>{_ESO_NUMBER}}"
-    prefix = ESO_PREFIX + name
-    return [f"{prefix:<{_ESO_EQUALS}}= {text}", f"{prefix} = {text}", f"{prefix} = {token}",
-            f"{prefix}= {token}", f"{prefix}= {_unpadded(token)}", f"{prefix}={_unpadded(token)}"]
+    return [f"{prefix} = {text}", f"{prefix} = {token}", f"{prefix}= {token}",
+            f"{prefix}= {_unpadded(token)}", f"{prefix}={_unpadded(token)}"]
 
 
 def _unpadded(token: str) -> str:
@@ -209,10 +221,15 @@ def _continued(prefix: str, body: str, comment: str, label: str, warn: Warn) -> 
 
 def _units(body: str) -> list[str]:
     # a doubled quote must not be torn apart between two cards
-    return re.findall(r"''|.", body)
+    made: list[str] = []
+    for piece in body.split("''"):
+        made += ["''", *piece]
+    return made[1:]
 
 
 def _plain(comment: str, label: str, warn: Warn) -> str:
+    if comment.isascii() and comment.isprintable():
+        return comment.strip()
     plain = "".join(char if " " <= char <= "~" else "?" for char in comment).strip()
     if plain != comment.strip():
         warn(f"{label}: comment changed to {plain!r}: FITS headers hold printable ASCII only")

@@ -7,10 +7,6 @@ in another way: what does not survive its format is refused.
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass
-
 from daqlib.cardname import Unfit
 
 Value = str | bool | int | float | complex | None
@@ -18,14 +14,9 @@ Value = str | bool | int | float | complex | None
 #: Smallest and largest integer that a reader may have to hold.
 INTEGERS = (-(2**63), 2**64 - 1)
 
-_FORMAT = re.compile(r"%([-+ #0]*)([0-9]{0,2})(\.[0-9]{0,2})?(?:hh|h|ll|l|L)?([diufFeEsc])")
-_PRINTABLE = re.compile(r"[ -~]*")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([EDed][+-]?[0-9]+)?")
-_COMPLEX = re.compile(r"\([^(),]+,[^(),]+\)")
+_LENGTHS = frozenset(("", "h", "hh", "l", "ll", "L"))
 
 
-@dataclass(frozen=True, slots=True)
 class Format:
     """An ANSI C conversion.
 
@@ -35,9 +26,21 @@ class Format:
         precision: the number behind the point, or None.
     """
 
-    text: str
-    letter: str
-    precision: int | None
+    __slots__ = ("letter", "precision", "text")
+
+    def __init__(self, text: str, letter: str, precision: int | None) -> None:
+        self.text = text
+        self.letter = letter
+        self.precision = precision
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Format) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Format({self.text!r})"
 
     @property
     def is_integer(self) -> bool:
@@ -50,20 +53,43 @@ class Format:
         return self.letter in "fFeE"
 
 
+_known: dict[str, Format] = {}
+
+
 def parse_format(text: str, label: str) -> Format:
     """Parse a format.
 
     Raises:
         Unfit: it is no ANSI C conversion, or one that a FITS value cannot have.
     """
-    found = _FORMAT.fullmatch(text)
-    if not found:
-        if text.startswith("%") and text[-1:] in "gG":
-            raise Unfit(label, f"format {text} is not allowed: use %f or %e in place of %g")
-        raise Unfit(label, f"format {short(text)} is no conversion such as %d, %.3f, %.20s or %c")
-    flags, width, precision, letter = found.groups(default="")
-    plain = f"%{flags}{width}{precision}{letter}"
-    return Format(plain, letter, int(precision[1:] or 0) if precision else None)
+    found = _known.get(text)
+    if found is None:
+        found = _conversion(text)
+        if found is None:
+            if text.startswith("%") and text[-1:] in "gG":
+                raise Unfit(label, f"format {text} is not allowed: use %f or %e in place of %g")
+            raise Unfit(label,
+                        f"format {short(text)} is no conversion such as %d, %.3f, %.20s or %c")
+        if len(_known) < 1000:  # formats come from outside; a daemon lives for months
+            _known[text] = found
+    return found
+
+
+def _conversion(text: str) -> Format | None:
+    letter = text[-1:]
+    if text[:1] != "%" or len(text) < 2 or letter not in "diufFeEsc" or not text.isascii():
+        return None
+    rest = text[1:-1].lstrip("-+ #0")
+    flags = text[1:len(text) - 1 - len(rest)]
+    plain = rest.rstrip("hlL")
+    width, point, digits = plain.partition(".")
+    if rest[len(plain):] not in _LENGTHS or not (_is_short(width) and _is_short(digits)):
+        return None
+    return Format(f"%{flags}{plain}{letter}", letter, int(digits or 0) if point else None)
+
+
+def _is_short(number: str) -> bool:
+    return number == "" or (len(number) <= 2 and number.isdigit())
 
 
 def token(value: object, label: str, layout: str = "") -> str:
@@ -79,15 +105,16 @@ def token(value: object, label: str, layout: str = "") -> str:
     """
     if layout:
         return _formatted(value, parse_format(layout, label), label)
+    if isinstance(value, str):
+        if not (value.isascii() and value.isprintable()):
+            check_text(value, f"{label}: value {short(value)}")
+        return quoted(value)
     if isinstance(value, bool):
         return "T" if value else "F"
     if isinstance(value, int):
         return str(_bounded(value, label))
     if isinstance(value, float):
         return _real(value, label)
-    if isinstance(value, str):
-        check_text(value, f"{label}: value {short(value)}")
-        return quoted(value)
     raise Unfit(f"{label}: value {short(value)}", "a value is a string, a logical or a number")
 
 
@@ -150,13 +177,16 @@ def check_finite(value: float, label: str) -> None:
     Raises:
         Unfit: it is NaN or infinite.
     """
-    if not math.isfinite(value):
+    if value - value != 0:
         raise Unfit(f"{label}: value {value}", "FITS has no NaN and no infinity")
 
 
 def _real(value: float, label: str) -> str:
+    written = float.__repr__(value)  # the shortest that is read back as this very number
+    if "e" not in written and "n" not in written:  # nor NaN nor infinity
+        return written
     check_finite(value, label)
-    mantissa, exponent, digits = repr(value).upper().partition("E")
+    mantissa, exponent, digits = written.upper().partition("E")
     # fixed format wants the decimal point also where Python leaves it out (1E+16)
     return (mantissa if "." in mantissa else mantissa + ".0") + exponent + digits
 
@@ -208,17 +238,36 @@ def read(written: str, label: str) -> Value:
         return written == "T"
     if written.startswith("'"):
         return unquoted(written[1:-1])
-    if _INTEGER.fullmatch(written):
+    if _is_integer(written):
         return int(written)
-    if _NUMBER.fullmatch(written):
+    if _is_number(written):
         return float(written.upper().replace("D", "E"))
-    if _COMPLEX.fullmatch(written):
-        parts = [part.strip().upper().replace("D", "E") for part in written[1:-1].split(",")]
-        if all(map(_NUMBER.fullmatch, parts)):
-            return complex(*map(float, parts))
+    if written.startswith("(") and written.endswith(")"):
+        parts = [part.strip() for part in written[1:-1].split(",")]
+        if len(parts) == 2 and _is_number(parts[0]) and _is_number(parts[1]):
+            return complex(*(float(part.upper().replace("D", "E")) for part in parts))
     if not written:
         return None
     raise Unfit(label, f"{short(written)} is no FITS value")
+
+
+def _is_integer(text: str) -> bool:
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    return digits.isdigit() and digits.isascii()
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is an integer or a real (FITS Standard 4.0, sections 4.2.3 and 4.2.4)."""
+    for letter in "EDed":
+        mantissa, found, exponent = text.partition(letter)
+        if found:
+            break
+    if found and not _is_integer(exponent):
+        return False
+    digits = mantissa[1:] if mantissa[:1] in ("+", "-") else mantissa
+    whole, _, fraction = digits.partition(".")
+    both = whole + fraction
+    return both.isdigit() and both.isascii()
 
 
 def check_text(text: str, label: str) -> None:
@@ -227,7 +276,7 @@ def check_text(text: str, label: str) -> None:
     Raises:
         Unfit: it is not printable ASCII.
     """
-    if not _PRINTABLE.fullmatch(text):
+    if not (text.isascii() and text.isprintable()):
         raise Unfit(label, "FITS headers hold printable ASCII only")
 
 

@@ -185,7 +185,8 @@ def keyword_lists(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
                 yield f"source {source.get('sourceName')}", source, member
 
 
-def load(paths: list[str], cfgpath: str | None = None) -> Dictionaries:
+def load(paths: list[str], cfgpath: str | list[str] | None = None, *,
+         by: str = "cfg/dictionaries") -> Dictionaries:
     """Load dictionaries.
 
     Of two that define one keyword differently the first listed wins, with a warning. An included
@@ -193,15 +194,17 @@ def load(paths: list[str], cfgpath: str | None = None) -> Dictionaries:
 
     Args:
         paths: of their files, relative to an entry of ``cfgpath``.
-        cfgpath: directories, with colons between; None: ``$CFGPATH``.
+        cfgpath: directories, in a list or with colons between; None: ``$CFGPATH``.
+        by: where the paths are given, for messages.
 
     Raises:
         errors.BadConfig: one is not there or not right; names file, line, entry and reason.
     """
-    folders = os.environ.get("CFGPATH", "") if cfgpath is None else cfgpath
+    listed = os.environ.get("CFGPATH", "") if cfgpath is None else cfgpath
+    folders = listed.split(":") if isinstance(listed, str) else listed
     places: dict[str, None] = {}
     entries: dict[Key, Entry] = {}
-    todo = [(path, "cfg/dictionaries", True) for path in reversed(paths)]
+    todo = [(path, by, True) for path in reversed(paths)]
     while todo:
         name, by, needed = todo.pop()
         path = _find(name, by, folders, needed=needed)
@@ -218,12 +221,12 @@ def load(paths: list[str], cfgpath: str | None = None) -> Dictionaries:
     return Dictionaries(tuple(places), entries, _index(entries))
 
 
-def _find(name: str, by: str, folders: str, *, needed: bool) -> str:
+def _find(name: str, by: str, folders: list[str], *, needed: bool) -> str:
     """Return the file of a Config Path (ESO-396401 sections 1.3 and 11.3.5); empty: not there."""
     if os.path.isabs(name) or ".." in name.split("/") or not name:
         raise errors.BadConfig(f"{by}: dictionary {name!r} is not a path below $CFGPATH",
                                "put its directory on CFGPATH and name it from there")
-    tried = [os.path.join(folder, name) for folder in folders.split(":") if folder]
+    tried = [os.path.join(folder, name) for folder in folders if folder]
     for path in tried:
         if os.path.isfile(path):
             return os.path.abspath(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daq_merge import classes, keywords
+from daq_merge import cards, classes, keywords
 from daqlib import cardname, dictionary, dictionary_entry, errors
 from harness import CHECKOUT
 
@@ -259,8 +259,8 @@ def test_the_nearest_known_name_is_told(samples: dictionary.Dictionaries, given:
                                   "EXTEND", "RA", "NAXISX", "BZERO", "COMMENT", "TTYPE", "ORIGIN"])
 def test_the_library_and_the_merger_agree_on_what_is_structure(name: str) -> None:
     raw = f"{name:8}= 1".ljust(80).encode()
-    found = classes.Keyword("value", name, (raw,))
-    assert cardname.is_structural("value", name) == classes.is_structural(found)
+    found = cards.Keyword("value", name, (raw,))
+    assert cardname.is_structural("value", name) == (classes.role(found) == "structural")
     assert not cardname.is_structural("eso", name)
 
 

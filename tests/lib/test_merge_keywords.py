@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daq_merge import cards, classes, keywords, plan, rules
 from daq_merge.keywords import Block
 from daqlib import errors
+from fuzzing import quick
 from merge_samples import (
     eso,
     file_source,
@@ -28,7 +35,7 @@ def merged(tmp_path):
 
     def run(document):
         made = plan.plan(document, str(tmp_path))
-        raw = bytes(made.parts[0].header.raw)
+        raw = bytes(made.parts[0].header.draft())
         found = cards.read(raw[at:at + 80] for at in range(0, len(raw), 80))
         assert found[-1].name == "END"
         return [k for k in found[:-1] if k.name not in [*OWN, *STRUCTURE]], made
@@ -77,7 +84,7 @@ def test_the_cards_of_the_product_stand_where_dicd_wants_them(tmp_path):
     made = plan.plan(specification(keyword_source(
         "a", eso("OBS X", 1), value("V", "x" * 100), literal("COMMENT c"), value("DATE", "mine"),
         literal("CHECKSUM= 'mine'")), heuristics="v2"), str(tmp_path))
-    raw = bytes(made.parts[0].header.raw)
+    raw = bytes(made.parts[0].header.draft())
     order = names(cards.read(raw[at:at + 80] for at in range(0, len(raw), 80)))
     # the places of CHECKSUM and DATASUM are blank until the sums are known
     assert order == ["SIMPLE", "BITPIX", "NAXIS", "EXTEND", "V", "LONGSTRN", "ORIGFILE", "ARCFILE",
@@ -208,7 +215,7 @@ def test_transforms_rename_what_they_select():
     assert made[0].cards[0].rstrip() == b"HIERARCH ESO INS2 FILT1 ID   = 'a''b    ' / [u] comment"
     assert made[1] is found[1]
     assert cards.string(made[3]) == "partmore"
-    assert cards.split(made[3])[1] == "last"
+    assert cards.split(made[3])[1] == "c last"
     made, _ = transformed(found, r"^(\w+) (\w)$", r"$2 \1", ["+e DET *"])
     assert names(made)[1] == "X DET"
     assert b"= 1.50".replace(b" ", b"") in made[1].cards[0].replace(b" ", b"")
@@ -272,3 +279,230 @@ def test_what_cfitsio_knows_is_not_user_class(name):
 def test_the_rest_is(name):
     keyword, = read(f"{name:8}= 1")
     assert classes.is_user(keyword)
+
+
+# -- what is easily lost ----------------------------------------------------------------------
+
+
+def test_a_record_told_by_several_cards_stays_whole_and_is_not_mixed(tmp_path, merged):
+    records = ["DP1     = 'NAXIS: 2'", "DP1     = 'AXIS.1: 1.5' / one", "DQ1     = 'A: 1'"]
+    (tmp_path / "a.fits").write_bytes(primary(*records, "DP1     = 'AXIS.1: 1.5' / one",
+                                                  "DP1     = 'NAXIS: 3'"))
+    (tmp_path / "b.fits").write_bytes(primary("DP1     = 'AXIS.2: 7'", "DP2     = 'X: 1'"))
+    found, made = merged(specification(file_source("a", "a.fits"), file_source("b", "b.fits")))
+    assert [card.rstrip().decode() for k in found for card in k.cards] == [
+        *records, "DP2     = 'X: 1'"]
+    assert [w for w in made.warnings if "twice" in w] == [
+        "source a: keyword DP1 occurs twice; the first is used"]
+
+
+@pytest.mark.parametrize("line", ["DP1     = 'no: record'", "DP1     = 2", "DP1     = 'A: T'",
+                                  "DP1     = 'a b: 2'", "DP1     = 'open"])
+def test_other_values_are_no_records(line):
+    told = []
+    twice = read("DP1     = 'NAXIS: 2'", line)
+    assert len(keywords.merge([Block("t", 0, twice)], told.append)) == 1
+    assert len(told) == 1
+
+
+def test_an_orphan_continue_does_not_go_on_with_a_string_of_another(tmp_path):
+    (tmp_path / "a.fits").write_bytes(primary("COMMENT first", "CONTINUE  'stray'"))
+    made = plan.plan(specification(
+        keyword_source("ocm", eso("ZZZ", "ends in an ampersand &")),
+        file_source("a", "a.fits", keywordRules=[
+            {"type": "filter", "selectionPatterns": ["+c CONTINUE"]}])), str(tmp_path))
+    raw = bytes(made.parts[0].header.draft())
+    found = cards.read(raw[at:at + 80] for at in range(0, len(raw), 80))
+    assert text(found, "ZZZ") == "ends in an ampersand &"
+    assert names(found)[-3:] == ["COMMENT", "CONTINUE", "END"]
+
+
+def test_a_long_string_of_a_source_stays_whole_through_rules_and_merges(tmp_path, merged):
+    long_eso = ["HIERARCH ESO OCS LONG = 'part one, &' / c", "CONTINUE  'part two, &'",
+                "CONTINUE  'end' / last"]
+    long_value = ["LNGVAL  = 'one &'", "CONTINUE  'two'"]
+    (tmp_path / "a.fits").write_bytes(primary("LONGSTRN= 'OGIP 1.0'", *long_eso, *long_value,
+                                                  "COMMENT c"))
+    (tmp_path / "b.fits").write_bytes(primary("LONGSTRN= 'OGIP 1.0' / b", *long_eso[:1],
+                                                  "CONTINUE  'loses'"))
+    rename = [{"type": "transform", "selectionPatterns": ["+e OCS *"], "regex": "^OCS",
+               "format": "INS"},
+              {"type": "transform", "selectionPatterns": ["+v LNGVAL"], "regex": "LNG",
+               "format": "LONG"}]
+    found, _ = merged(specification(file_source("a", "a.fits"), file_source("b", "b.fits"),
+                                    file_source("c", "a.fits", keywordRules=rename)))
+    assert names(found) == ["LONGSTRN", "LNGVAL", "LONGVAL", "INS LONG", "OCS LONG",
+                            "COMMENT", "COMMENT"]
+    assert found[0].cards[0].rstrip() == b"LONGSTRN= 'OGIP 1.0'"
+    assert [card.rstrip().decode() for card in found[4].cards] == long_eso
+    assert [card.rstrip().decode() for card in found[2].cards] == [
+        "LONGVAL = 'one &'", "CONTINUE  'two'"]
+    assert cards.string(found[3]) == "part one, part two, end"
+    assert cards.comment(found[3]) == "c last"
+
+
+def test_structure_is_structure_whatever_its_case(tmp_path, merged):
+    odd = ["naxis   = 3", "Bitpix  = 16", "checksum= 'x'", "date    = 'then'", "bzero   = 5",
+           "tform1  = '1J'"]
+    (tmp_path / "a.fits").write_bytes(primary(*odd, "object  = 'small'", "OBJECT  = 'large'",
+                                                  "HIERARCH eso ins Id = 1"))
+    found, _ = merged(specification(file_source("a", "a.fits")))
+    assert names(found) == ["object", "OBJECT", "HIERARCH eso ins Id"]
+
+
+def test_keywords_of_other_domains_are_merged_behind_those_of_eso(tmp_path, merged):
+    lines = ["HIERARCH SDSS PLATE = 1", "HIERARCH ESO XYZ A = 2", "HIERARCH CAHA A = 3"]
+    (tmp_path / "a.fits").write_bytes(primary(*lines))
+    found, _ = merged(specification(file_source("a", "a.fits"), file_source("b", "a.fits")))
+    assert [k.cards[0].rstrip().decode() for k in found] == [lines[2], lines[0], lines[1]]
+
+
+def test_inherit_and_history_of_the_target_keep_their_places(tmp_path, merged):
+    (tmp_path / "t.fits").write_bytes(primary(
+        "HISTORY one", "INHERIT = T", "COMMENT two", "", "HISTORY three", "        four"))
+    (tmp_path / "b.fits").write_bytes(primary("INHERIT = F", "HISTORY other"))
+    found, _ = merged(specification(file_source("b", "b.fits"),
+                                    target=file_source("t", "t.fits")))
+    assert [k.cards[0].rstrip().decode() for k in found] == [
+        "INHERIT = T", "HISTORY one", "COMMENT two", "HISTORY three", "        four",
+        "HISTORY other"]
+
+
+def test_rules_are_for_the_keywords_known_at_start_as_well(tmp_path, merged):
+    (tmp_path / "a.fits").write_bytes(primary("HIERARCH ESO INS ID = 'said'"))
+    rename = [{"type": "transform", "selectionPatterns": ["+e INS *"], "regex": "^INS ",
+               "format": "INS2 "}]
+    initial = [eso("INS ID", "known"), eso("INS MODE", "m"), value("BZERO", 1), value("DATE", "x")]
+    found, _ = merged(specification(
+        file_source("a", "a.fits", initialKeywords=initial, keywordRules=rename)))
+    assert [(k.name, cards.string(k)) for k in found] == [("INS2 ID", "said"), ("INS2 MODE", "m")]
+    found, _ = merged(specification(
+        file_source("a", "a.fits", initialKeywords=initial, keywordRules=[])))
+    assert found == []
+
+
+def test_several_files_of_a_source_and_sources_without_files(tmp_path, merged):
+    for name in "ab":
+        (tmp_path / f"{name}.fits").write_bytes(
+            primary(f"KEY{name.upper()}    = 1", f"SAME    = '{name}'"))
+    found, made = merged(specification(file_source("s", "a.fits"), keyword_source("k"),
+                                       file_source("s", "b.fits")))
+    assert names(found) == ["KEYA", "SAME", "KEYB"]
+    assert text(found, "SAME") == "a"
+    assert made.warnings == []
+    assert merged(specification())[0] == []
+
+
+# -- properties -------------------------------------------------------------------------------
+
+LETTERS = st.sampled_from("ABC")
+KEYWORDS = st.lists(st.one_of(
+    st.builds("{:8}= {}".format, LETTERS, st.integers(0, 3)),
+    st.builds("HIERARCH ESO {} {} = {}".format, st.sampled_from([*keywords.CATEGORIES, "XYZ", "A"]),
+              LETTERS, st.integers(0, 3)),
+    st.builds("{} {}".format, st.sampled_from(["COMMENT", "HISTORY"]), st.integers(0, 9))),
+    max_size=8).map(lambda lines: read(*lines))
+BLOCKS = st.lists(KEYWORDS, min_size=1, max_size=4).flatmap(lambda lists: st.builds(
+    lambda ranks, target: [Block(f"s{n}", rank, mine, n == target) for n, (rank, mine)
+                           in enumerate(zip(ranks, lists, strict=True))],
+    st.permutations(range(len(lists))), st.integers(-1, len(lists) - 1)))
+
+
+@quick(300)
+@given(BLOCKS)
+def test_every_keyword_is_kept_once_and_stands_in_its_place(blocks):
+    merged_ = keywords.merge(blocks, lambda _: None)
+    by_rank = sorted(blocks, key=lambda block: block.rank)
+    expected = {}
+    for block in by_rank:
+        for keyword in block.keywords:
+            if keyword.kind != "commentary":
+                expected.setdefault(keyword.key, keyword)
+    kept = [k for k in merged_ if k.kind != "commentary"]
+    assert {k.key: k for k in kept} == expected
+    assert len(kept) == len(expected)
+    assert [k for k in merged_ if k.kind == "commentary"] == [
+        k for block in by_rank for k in block.keywords if k.kind == "commentary"]
+    assert [k.kind for k in merged_] == sorted(
+        (k.kind for k in merged_), key=["value", "eso", "commentary"].index)
+    in_order = [*(b for b in by_rank if b.is_target), *(b for b in by_rank if not b.is_target)]
+    places = {id(k): place for place, k in enumerate(
+        k for block in in_order for k in block.keywords)}
+    values = [places[id(k)] for k in kept if k.kind == "value"]
+    assert values == sorted(values)
+
+
+@quick(200)
+@given(BLOCKS)
+def test_the_order_of_eso_keywords_does_not_depend_on_the_sources(blocks):
+    orders = set()
+    for ranks in itertools.islice(itertools.permutations(range(len(blocks))), 6):
+        again = [Block(b.where, rank, b.keywords) for b, rank in zip(blocks, ranks, strict=True)]
+        orders.add(tuple(k.name for k in keywords.merge(again, lambda _: None)
+                         if k.kind == "eso"))
+    assert len(orders) == 1
+    known = [name for name in orders.pop() if name.split()[0] in keywords.CATEGORIES]
+    ranks = [keywords.CATEGORIES.index(name.split()[0]) for name in known]
+    assert ranks == sorted(ranks)
+
+
+PATTERNS = st.lists(st.builds("{}{} {}".format, st.sampled_from("+-"),
+                              st.sampled_from(["e", "v", "c", "ev", "evc"]),
+                              st.sampled_from(["*", "A", "A *", "INS *", "?", "[AB]*", "* B"])),
+                    max_size=4)
+
+
+@quick(200)
+@given(KEYWORDS, PATTERNS)
+def test_a_filter_selects_a_part_in_order_and_once_is_enough(found, patterns):
+    rule = {"type": "filter", "selectionPatterns": patterns}
+    once = rules.apply([rule], found, "t", lambda _: None)
+    assert rules.apply([rule, rule], found, "t", lambda _: None) == once
+    remaining = iter(found)
+    assert all(any(k is other for other in remaining) for k in once)
+    rule = {"type": "filter", "selectionPatterns": [*patterns, "-evc *"]}
+    assert rules.apply([rule], found, "t", lambda _: None) == []
+    rule = {"type": "filter", "selectionPatterns": [*patterns, "+evc *"]}
+    assert rules.apply([rule], found, "t", lambda _: None) == found
+    assert rules.apply([], found, "t", lambda _: None) == []
+
+
+@quick(200)
+@given(KEYWORDS, PATTERNS)
+def test_a_transform_changes_names_and_nothing_else(found, patterns):
+    rule = {"type": "transform", "selectionPatterns": patterns, "regex": r"^(\w+) (\w)$",
+            "format": r"\2 $1"}
+    made = rules.apply([rule], found, "t", lambda _: None)
+    assert [k.kind for k in made] == [k.kind for k in found]
+    assert [cards.split(k) for k in made] == [cards.split(k) for k in found]
+    chosen = rules.apply([{"type": "filter", "selectionPatterns": patterns}], found, "t",
+                         lambda _: None)
+    for before, after in zip(found, made, strict=True):
+        if before.kind == "eso" and any(before is k for k in chosen):
+            assert after.name.split() == before.name.split()[::-1]
+        else:
+            assert after is before
+
+
+@quick(400)
+@given(st.text("AB *?[]!", max_size=6), st.text("AB []", max_size=6))
+def test_globs_are_those_of_the_shell(glob, name):
+    if not glob.strip(" "):
+        return
+    (found,) = read("OBJECT  = 1")
+    keyword = cards.Keyword("eso", name, found.cards)
+    rule = {"type": "filter", "selectionPatterns": [f"+e {glob}"]}
+    assert bool(rules.apply([rule], [keyword], "t", lambda _: None)) == (
+        fnmatch.fnmatchcase(name, glob.lstrip(" ")))
+
+
+@quick(400)
+@given(st.text("+-evcx *", max_size=7))
+def test_selection_patterns_are_those_of_the_grammar(pattern):
+    fits = re.fullmatch(r"([+-])([evc]+) +(.+)", pattern)
+    rule = {"type": "filter", "selectionPatterns": [pattern]}
+    if fits:
+        assert rules.apply([rule], [], "t", lambda _: None) == []
+    else:
+        with pytest.raises(errors.BadData, match="not understood"):
+            rules.apply([rule], [], "t", lambda _: None)

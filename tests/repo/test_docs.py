@@ -139,13 +139,18 @@ class Step:
     shown: list[str] = field(default_factory=list)
 
 
+def _goes_on(command: str) -> bool:
+    document = "<<'END'" in command and not command.endswith("\nEND")
+    return command.endswith("\\") or document
+
+
 def _steps(page: Path) -> list[Step]:
     steps: list[Step] = []
     for _, text in _blocks(page, "console"):
         for line in text.splitlines():
             if line.startswith("$ "):
                 steps.append(Step(line[2:]))
-            elif steps and steps[-1].command.endswith("\\") and not steps[-1].shown:
+            elif steps and _goes_on(steps[-1].command) and not steps[-1].shown:
                 steps[-1].command += "\n" + line
             else:
                 steps[-1].shown.append(line)
@@ -202,7 +207,7 @@ def _run(page: Path, folder: Path) -> tuple[list[Step], dict[int, tuple[int, lis
     return steps, told
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md", "docs/merging.md"])
 def test_commands_run_and_print_what_is_shown(name: str, tmp_path: Path) -> None:
     steps, told = _run(CHECKOUT / name, tmp_path)
     assert len(steps) > 5

@@ -6,35 +6,44 @@ How a name, a value and a comment become a card is told by :mod:`daqlib.cardlayo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
 from daqlib import cardlayout, cardname, cardvalue, errors
-from daqlib.cardlayout import Warn
-from daqlib.cardname import Kind
 
-__all__ = ["Keyword", "Kind", "Warn", "classify", "make", "read", "renamed", "split", "string"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from daqlib.cardlayout import Warn
+    from daqlib.cardname import Kind
 
 
-@dataclass(frozen=True, slots=True)
+_CONTINUE = ("commentary", "CONTINUE")
+_ROOM: tuple[Kind, str] = ("commentary", "")
+# thousands of small files have the same cards
+_keys: dict[bytes, tuple[Kind, str]] = {}
+_KEYS_MAX = 2000
+
+
 class Keyword:
-    """A keyword with its card, and the CONTINUE cards that belong to it.
+    """A keyword with its card, and the CONTINUE cards that belong to it; never changed.
 
     Attributes:
         kind: ESO-396401 section 1.3: every card is a value, ESO or commentary keyword.
         name: logical name; of an ESO keyword without ``HIERARCH ESO``. A HIERARCH keyword of
             another domain counts as an ESO keyword and keeps ``HIERARCH`` in its name.
         cards: raw, 80 bytes each.
+        key: what makes two keywords the same: kind and logical name.
     """
 
-    kind: Kind
-    name: str
-    cards: tuple[bytes, ...]
+    __slots__ = ("cards", "key", "kind", "name")
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """What makes two keywords the same: kind and logical name."""
-        return (self.kind, self.name)
+    def __init__(self, kind: Kind, name: str, cards: tuple[bytes, ...]) -> None:
+        self.kind = kind
+        self.name = name
+        self.cards = cards
+        self.key = (kind, name)
+
+    def __repr__(self) -> str:
+        return f"Keyword({self.kind!r}, {self.name!r}, {self.cards!r})"
 
     @property
     def label(self) -> str:
@@ -42,22 +51,35 @@ class Keyword:
         return self.name or "(blank)"
 
 
-def read(cards: Iterable[bytes]) -> list[Keyword]:
+def read(cards: Iterable[bytes], before: list[Keyword] | None = None) -> list[Keyword]:
     """Return the keywords of raw cards; CONTINUE cards join the string before them.
 
     Cards without any text are room, not keywords, and are left out.
+
+    Args:
+        cards: 80 bytes each.
+        before: keywords to go on after; the list is extended and returned.
     """
-    found: list[Keyword] = []
+    found: list[Keyword] = [] if before is None else before
     for card in cards:
-        if not card.strip(b" "):
+        key = _keys.get(card) or _key(card)
+        if key is _ROOM:
             continue
-        last = found[-1] if found else None
-        if card.startswith(b"CONTINUE  ") and last is not None and _goes_on(last):
+        if key == _CONTINUE and found and card.startswith(b"CONTINUE  ") and goes_on(found[-1]):
+            last = found[-1]
             found[-1] = Keyword(last.kind, last.name, (*last.cards, card))
         else:
-            kind, name = classify(card)
-            found.append(Keyword(kind, name, (card,)))
+            found.append(Keyword(key[0], key[1], (card,)))
     return found
+
+
+def _key(card: bytes) -> tuple[Kind, str]:
+    """Return kind and logical name of a card, and remember them for cards like it."""
+    key = classify(card) if card.strip(b" ") else _ROOM
+    if len(_keys) >= _KEYS_MAX:
+        _keys.clear()
+    _keys[card] = key
+    return key
 
 
 def classify(card: bytes) -> tuple[Kind, str]:
@@ -78,8 +100,8 @@ def split(keyword: Keyword) -> tuple[str, str]:
     return cardvalue.split(rest, f"keyword {keyword.label}")
 
 
-def _goes_on(keyword: Keyword) -> bool:
-    """Whether the keyword's last card ends in ``&'``: the sign of a CONTINUE to come."""
+def goes_on(keyword: Keyword) -> bool:
+    """Tell whether the keyword's last card ends in ``&'``: the sign of a CONTINUE to come."""
     if keyword.kind == "commentary":
         return False
     last = keyword.cards[-1].decode("latin-1")
@@ -124,18 +146,26 @@ def renamed(keyword: Keyword, name: str, where: str, warn: Warn) -> Keyword:
     cardname.check_name(keyword.kind, name, where)
     if keyword.kind != "eso":
         first = f"{name:8}".encode("ascii") + keyword.cards[0][8:]
+        if classify(first) != (keyword.kind, name) or name == "CONTINUE":
+            raise cardname.Unfit(f"{where}: keyword {name}",
+                                 f"what {keyword.label} says would be read as something else")
         return Keyword(keyword.kind, name, (first, *keyword.cards[1:]))
     label = f"{where}: keyword {name}"
-    token, comment = split(keyword)
+    token = split(keyword)[0]
     text = string(keyword)
     if text is not None:
         token = cardvalue.quoted(text)
-        comment = _last_comment(keyword)
-    return Keyword("eso", name, cardlayout.lay_out("eso", name, token, comment, label, warn))
+    return Keyword("eso", name,
+                   cardlayout.lay_out("eso", name, token, comment(keyword), label, warn))
 
 
-def _last_comment(keyword: Keyword) -> str:
-    if len(keyword.cards) == 1:
-        return split(keyword)[1]
-    rest = keyword.cards[-1].decode("latin-1")[8:]
-    return cardvalue.split(rest, f"keyword {keyword.label}")[1]
+def comment(keyword: Keyword) -> str:
+    """Return the comment of a value or ESO keyword, those of its CONTINUE cards included.
+
+    Raises:
+        errors.BadData: a string without closing quote.
+    """
+    said = [split(keyword)[1]]
+    for card in keyword.cards[1:]:
+        said.append(cardvalue.split(card.decode("latin-1")[8:], f"keyword {keyword.label}")[1])
+    return " ".join(part for part in said if part)

@@ -1,21 +1,24 @@
 """Which keywords are special: the classes that decide what may enter the primary header.
 
 The classes are those of CFITSIO (ESO-396401 section 1.3, "Keyword Classification"): what CFITSIO
-does not know is of class *user*.
+does not know is of class *user*. Names count whatever their case, because many readers ignore it.
 """
 
 from __future__ import annotations
 
-import re
-
-from daq_merge.cards import Keyword
 from daqlib import cardname
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from daq_merge.cards import Keyword
+    from daqlib.cardname import Kind
 
 #: Written by the merger; what sources say about them is overwritten (ESO-396401 section 8.3).
 RESERVED = ("ORIGFILE", "ARCFILE", "DATE", "CHECKSUM", "DATASUM")
 
 # they say what the numbers of the primary array mean: from another file they would falsify it
-_BOUND = re.compile(r"BSCALE|BZERO|BLANK|(PTYPE|PSCAL|PZERO)\d+")
+_BOUND = frozenset(("BSCALE", "BZERO", "BLANK", "PTYPEn", "PSCALn", "PZEROn"))
+_RESERVED = frozenset(RESERVED)
 
 # the cards that old writers add to say what FITS is; part of the file format, not of the data
 _BOILERPLATE = (
@@ -25,45 +28,76 @@ _BOILERPLATE = (
     b"Contact the NASA Science Office of Standards",
 )
 
-_NOT_USER = re.compile(
-    # compression
-    r"Z(IMAGE|CMPTYPE|MASKCMP|SIMPLE|TENSION|BITPIX|EXTEND|BLOCKED|PCOUNT|GCOUNT|QUANTIZ|DITHER0"
-    r"|SCALE|ZERO|BLANK|TABLE|HECKSUM|DATASUM|NAXIS\d*|NAME\d+|VAL\d+|TILE\d+|FORM\d+|CTYP\d+)"
+# thousands of small files have the same keywords
+_roles: dict[tuple[Kind, str], str] = {}
+_ROLES_MAX = 2000
+
+# what CFITSIO knows, as shapes: n stands for a number
+_KNOWN = frozenset((
+    # compression; and ZDITHER0, which is no ZDITHERn
+    *(f"Z{name}" for name in (
+        "IMAGE", "CMPTYPE", "MASKCMP", "SIMPLE", "TENSION", "BITPIX", "EXTEND", "BLOCKED",
+        "PCOUNT", "GCOUNT", "QUANTIZ", "SCALE", "ZERO", "BLANK", "TABLE", "HECKSUM", "DATASUM",
+        "NAXIS", "NAXISn", "NAMEn", "VALn", "TILEn", "FORMn", "CTYPn")),
     # scaling, null values, dimensions, ranges, units, display
-    r"|BSCALE|BZERO|BLANK|BUNIT|DATAMIN|DATAMAX"
-    r"|T(SCAL|ZERO|NULL|DIM|LMIN|LMAX|DMIN|DMAX|UNIT|DISP|DESC)\d+|(PTYPE|PSCAL|PZERO)\d+"
+    "BUNIT", "DATAMIN", "DATAMAX", *_BOUND,
+    *(f"T{name}n" for name in ("SCAL", "ZERO", "NULL", "DIM", "LMIN", "LMAX", "DMIN", "DMAX",
+                               "UNIT", "DISP", "DESC")),
     # identification of the HDU, sums
-    r"|EXTNAME|EXTVER|EXTLEVEL|HDUNAME|HDUVER|HDULEVEL|CHECKSUM|DATASUM"
+    "EXTNAME", "EXTVER", "EXTLEVEL", "HDUNAME", "HDUVER", "HDULEVEL", "CHECKSUM", "DATASUM",
     # reference system
-    r"|EQUINOX|EPOCH|MJD-OBS|RADECSYS|RADESYS|DATE-OBS"
-    # world coordinates of images, then of table columns
-    r"|(CTYPE|CUNIT|CRVAL|CRPIX|CROTA|CDELT)\d+[A-Z]?|(CD|PC|PV|PS)\d+_\d+[A-Z]?"
-    r"|(WCSAXES|WCSNAME|LONPOLE|LATPOLE|EQUINOX|RADESYS|SPECSYS|RESTFRQ|RESTWAV)[A-Z]?"
-    r"|T(CTYP|CUNI|CRVL|CRPX|CROT|CDLT|CDE)\d+[A-Z]?|T(CTY|CUN|CRV|CRP|CDE|CRO)\d+[A-Z]?"
-    r"|T(CD|C|PC|P|PV|V|PS|S)\d+_\d+[A-Z]?|\d+(CTYP|CUNI|CRVL|CRPX|CDLT|CROT)\d+[A-Z]?")
+    "EQUINOX", "EPOCH", "MJD-OBS", "RADECSYS", "RADESYS", "DATE-OBS"))
+
+# likewise, and a letter may follow: that of an alternate description of the coordinates
+_LETTERED = frozenset((
+    "CTYPEn", "CUNITn", "CRVALn", "CRPIXn", "CROTAn", "CDELTn", "CDn_n", "PCn_n", "PVn_n", "PSn_n",
+    "WCSAXES", "WCSNAME", "LONPOLE", "LATPOLE", "EQUINOX", "RADESYS", "SPECSYS", "RESTFRQ",
+    "RESTWAV",
+    # of table columns
+    *(f"T{name}n" for name in ("CTYP", "CUNI", "CRVL", "CRPX", "CROT", "CDLT", "CDE",
+                               "CTY", "CUN", "CRV", "CRP", "CRO")),
+    *(f"T{name}n_n" for name in ("CD", "C", "PC", "P", "PV", "V", "PS", "S")),
+    *(f"n{name}n" for name in ("CTYP", "CUNI", "CRVL", "CRPX", "CDLT", "CROT"))))
 
 
-def is_structural(keyword: Keyword) -> bool:
-    """Whether the keyword belongs to the file's structure; such are never merged."""
-    if keyword.kind == "eso":
-        return False
-    if keyword.name == "COMMENT":
-        return keyword.cards[0][8:].strip().startswith(_BOILERPLATE)
-    return cardname.is_structural(keyword.kind, keyword.name)
+def role(keyword: Keyword) -> str:
+    """Return what a keyword is for the merger.
+
+    Returns:
+        ``structural``: belongs to the file's structure, and is never merged. ``reserved``: the
+        merger itself writes it. ``bound``: gives the primary array's numbers their meaning, and
+        is taken from the merge target only. Empty: none of these.
+    """
+    kind, name = key = keyword.key
+    if kind == "eso":
+        return ""
+    if name == "COMMENT":
+        text = keyword.cards[0][8:].strip()
+        return "structural" if text.startswith(_BOILERPLATE) else ""
+    known = _roles.get(key)
+    if known is None:
+        if len(_roles) >= _ROLES_MAX:
+            _roles.clear()
+        known = _roles[key] = _role(kind, name)
+    return known
 
 
-def is_reserved(keyword: Keyword) -> bool:
-    """Whether the merger itself writes the keyword."""
-    return keyword.kind == "value" and keyword.name in RESERVED
-
-
-def is_bound(keyword: Keyword) -> bool:
-    """Whether the keyword gives the primary array's numbers their meaning."""
-    return keyword.kind == "value" and _BOUND.fullmatch(keyword.name) is not None
+def _role(kind: Kind, name: str) -> str:
+    if cardname.is_structural(kind, name):
+        return "structural"
+    if kind != "value":
+        return ""
+    shape = cardname.shape(name)
+    if shape in _RESERVED:
+        return "reserved"
+    return "bound" if shape in _BOUND else ""
 
 
 def is_user(keyword: Keyword) -> bool:
     """Whether the keyword is of class user, the only ones that StartDaq (V1) copies by default."""
-    if keyword.kind == "commentary":
+    if keyword.kind != "value":
+        return keyword.kind == "eso"
+    shape = cardname.shape(keyword.name)
+    if shape in _KNOWN or shape in _LETTERED or keyword.name.upper() == "ZDITHER0":
         return False
-    return keyword.kind == "eso" or _NOT_USER.fullmatch(keyword.name) is None
+    return not ("A" <= shape[-1:] <= "Z" and shape[:-1] in _LETTERED)

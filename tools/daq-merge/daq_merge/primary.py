@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from daq_merge import cards, classes
-from daq_merge.cards import Keyword
-from daqlib import fitsfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from daq_merge.cards import Keyword
+
+_ORPHAN = ("commentary", "CONTINUE")
+_SEPARATOR = b"COMMENT".ljust(80)
 
 
-def structure(primary: fitsfile.Hdu | None, has_extensions: bool) -> list[bytes]:
-    """Return the structural cards of the primary header, the target's own as they are."""
-    extend = _own("EXTEND", True, "extensions may follow")
-    if primary is None:
-        return [*_own("SIMPLE", True, "conforms to the FITS standard"),
-                *_own("BITPIX", 8, "bits per data value"),
-                *_own("NAXIS", 0, "no data in this HDU"), *extend]
-    kept = [k for k in cards.read(primary.cards) if classes.is_structural(k)]
-    lines = [card for k in kept for card in k.cards]
+def structure(found: list[Keyword] | None, has_extensions: bool) -> list[bytes]:
+    """Return the structural cards of the primary header, the target's own as they are.
+
+    Args:
+        found: all keywords of the target's primary header; None without a target.
+        has_extensions: whether extensions follow.
+    """
+    extend = _own("EXTEND", True, "extensions may follow").cards
+    if found is None:
+        return [*_own("SIMPLE", True, "conforms to the FITS standard").cards,
+                *_own("BITPIX", 8, "bits per data value").cards,
+                *_own("NAXIS", 0, "no data in this HDU").cards, *extend]
+    lines = [card for k in found if classes.role(k) == "structural" for card in k.cards]
     if not has_extensions:
         return lines
     states = [at for at, card in enumerate(lines) if card.startswith(b"EXTEND  =")]
@@ -27,20 +36,43 @@ def structure(primary: fitsfile.Hdu | None, has_extensions: bool) -> list[bytes]
     return lines
 
 
-def body(merged: list[Keyword], origin_name: str, archive_name: str, stamp: str) -> list[bytes]:
-    """Return the cards after the structure: values, the merger's own, ESO keywords, commentary."""
-    own = [*_own("ORIGFILE", origin_name, "original file name"),
-           *_own("ARCFILE", archive_name, "archive file name"),
-           *_own("DATE", stamp, "when this file was written (UTC)")]
-    continued = any(len(k.cards) > 1 for k in merged) or len(own) > 3
-    if continued and ("value", "LONGSTRN") not in [k.key for k in merged]:
+def own(merged: list[Keyword], origin_name: str, archive_name: str, stamp: str) -> list[Keyword]:
+    """Return the merger's own keywords: names and time of the product.
+
+    Args:
+        merged: the keywords of the sources.
+        origin_name: ORIGFILE.
+        archive_name: ARCFILE.
+        stamp: DATE, ISO 8601 UTC.
+    """
+    made = [_own("ORIGFILE", origin_name, "original file name"),
+            _own("ARCFILE", archive_name, "archive file name"),
+            _own("DATE", stamp, "when this file was written (UTC)")]
+    continued = any(len(k.cards) > 1 for k in merged) or any(len(k.cards) > 1 for k in made)
+    if continued and not any(k.name == "LONGSTRN" and k.kind == "value" for k in merged):
         # readers of the OGIP convention look for this card before they join CONTINUE cards
-        own = [*_own("LONGSTRN", "OGIP 1.0", "strings may go on in CONTINUE cards"), *own]
-    values = [card for k in merged if k.kind == "value" for card in k.cards]
-    others = [card for k in merged if k.kind != "value" for card in k.cards]
-    return [*values, *own, *others]
+        made.insert(0, _own("LONGSTRN", "OGIP 1.0", "strings may go on in CONTINUE cards"))
+    return made
 
 
-def _own(name: str, value: object, comment: str) -> tuple[bytes, ...]:
+def body(merged: list[Keyword], own_keywords: list[Keyword]) -> list[bytes]:
+    """Return the cards after the structure: values, the merger's own, ESO keywords, commentary."""
+    values: list[bytes] = []
+    others: list[bytes] = []
+    for at, keyword in enumerate(merged):
+        if keyword.kind == "value":
+            values += keyword.cards
+            continue
+        before = merged[at - 1] if at else keyword
+        if keyword.key == _ORPHAN and before.kind == "eso" and cards.goes_on(before):
+            # an orphan of one header must not go on with a string of another
+            others.append(_SEPARATOR)
+        others += keyword.cards
+    for keyword in own_keywords:
+        values += keyword.cards
+    return values + others
+
+
+def _own(name: str, value: object, comment: str) -> Keyword:
     # our comments may be cut silently
-    return cards.make("value", name, value, comment, "the product", lambda _: None).cards
+    return cards.make("value", name, value, comment, "the product", lambda _: None)

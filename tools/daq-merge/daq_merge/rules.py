@@ -7,16 +7,19 @@ blank and a glob for the whole logical name; patterns act in order on a selectio
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 from daq_merge import cards, classes
-from daq_merge.cards import Keyword, Warn
 from daqlib import errors
 
-_PATTERN = re.compile(r"([+-])([evc]+) +(.+)")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from daq_merge.cards import Keyword
+    from daqlib.cardlayout import Warn
+
 _LETTERS = {"e": "eso", "v": "value", "c": "commentary"}
-_REFERENCE = re.compile(r"\$(\$|&|\d{1,2})|\\(\d)")
 
 
 def apply(rules: list[dict[str, Any]], keywords: list[Keyword], where: str, warn: Warn
@@ -28,43 +31,77 @@ def apply(rules: list[dict[str, Any]], keywords: list[Keyword], where: str, warn
     """
     if not rules:
         return []
-    for number, rule in enumerate(rules, 1):
-        label = f"{where}: keyword rule {number}"
-        selected = _select(rule.get("selectionPatterns", []), keywords, label)
-        if rule.get("type") == "filter":
-            keywords = [k for k, chosen in zip(keywords, selected, strict=True) if chosen]
-        elif rule.get("type") == "transform":
-            pattern = _regex(rule.get("regex"), label)
-            form = str(rule.get("format", ""))
-            keywords = [_transform(k, pattern, form, label, warn) if chosen else k
-                        for k, chosen in zip(keywords, selected, strict=True)]
-        else:
-            raise errors.BadData(f"{label}: type is {rule.get('type')!r}",
-                                 "use 'filter' or 'transform'")
+    for made in steps(rules, keywords, where, warn):
+        keywords = [keyword for keyword in made if keyword is not None]
     return keywords
 
 
-def _select(patterns: list[str], keywords: list[Keyword], label: str) -> list[bool]:
-    import fnmatch
+def steps(rules: list[dict[str, Any]], keywords: list[Keyword], where: str, warn: Warn
+          ) -> Iterator[list[Keyword | None]]:
+    """Yield for each rule what it makes of each keyword that it gets; None: left out.
 
+    Raises:
+        errors.BadData: a rule is malformed or makes an illegal name.
+    """
+    for number, rule in enumerate(rules, 1):
+        label = f"{where}: keyword rule {number}"
+        selected = _select(rule.get("selectionPatterns", []), keywords, label)
+        made: list[Keyword | None]
+        if rule.get("type") == "filter":
+            made = [k if chosen else None for k, chosen in zip(keywords, selected, strict=True)]
+        elif rule.get("type") == "transform":
+            pattern = _regex(rule.get("regex"), label)
+            form = str(rule.get("format", ""))
+            made = [_transform(k, pattern, form, label, warn) if chosen else k
+                    for k, chosen in zip(keywords, selected, strict=True)]
+        else:
+            raise errors.BadData(f"{label}: type is {rule.get('type')!r}",
+                                 "use 'filter' or 'transform'")
+        yield made
+        keywords = [keyword for keyword in made if keyword is not None]
+
+
+def _select(patterns: list[str], keywords: list[Keyword], label: str) -> list[bool]:
     selected = [False] * len(keywords)
     for pattern in patterns:
-        found = _PATTERN.fullmatch(pattern)
-        if not found:
-            raise errors.BadData(f"{label}: pattern {pattern!r} is not understood",
-                                 "write for example '+e INS *'")
-        kinds = {_LETTERS[letter] for letter in found[2]}
-        glob = re.compile(fnmatch.translate(found[3]))
+        sign, letters, glob = _parsed(pattern, label)
+        kinds = {_LETTERS[letter] for letter in letters}
+        matches = _matcher(glob)
         for at, keyword in enumerate(keywords):
-            if keyword.kind in kinds and glob.match(keyword.name):
-                selected[at] = found[1] == "+"
+            if keyword.kind in kinds and matches(keyword.name):
+                selected[at] = sign == "+"
     return selected
 
 
+def _parsed(pattern: str, label: str) -> tuple[str, str, str]:
+    """Return sign, class letters and glob of a selection pattern."""
+    sign, (letters, _, rest) = pattern[:1], pattern[1:].partition(" ")
+    if sign not in ("+", "-") or not letters or letters.strip("evc") or not rest:
+        raise errors.BadData(f"{label}: pattern {pattern!r} is not understood",
+                             "write for example '+e INS *'")
+    return sign, letters, rest.lstrip(" ") or rest
+
+
+def _matcher(glob: str) -> Callable[[str], object]:
+    """Return a function that tells whether a glob matches a whole name."""
+    begin = glob[:-1]
+    if not any(char in begin for char in "*?["):
+        if glob.endswith("*"):
+            return lambda name: name.startswith(begin)
+        if not glob.endswith(("?", "[")):
+            return glob.__eq__
+    import fnmatch
+    import re
+
+    return re.compile(fnmatch.translate(glob)).match
+
+
 def _regex(text: object, label: str) -> re.Pattern[str]:
+    import re
+
     try:
         return re.compile(str(text))
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise errors.BadData(f"{label}: regex {text!r}: {error}", "correct the regex") from error
 
 
@@ -72,8 +109,7 @@ def _transform(keyword: Keyword, pattern: re.Pattern[str], form: str, label: str
                ) -> Keyword:
     name = pattern.sub(lambda found: _expand(form, found, label), keyword.name)
     made = cards.renamed(keyword, name, label, warn)
-    if made is not keyword and (
-            classes.is_structural(made) or classes.is_reserved(made) or classes.is_bound(made)):
+    if made is not keyword and classes.role(made):
         raise errors.BadData(f"{label}: {keyword.label} may not become {name}",
                              "choose a name that does not describe the file itself")
     return made
@@ -81,6 +117,7 @@ def _transform(keyword: Keyword, pattern: re.Pattern[str], form: str, label: str
 
 def _expand(form: str, found: re.Match[str], label: str) -> str:
     r"""Fill in a format with ``$1``, ``$&``, ``$$`` (ECMAScript) or ``\1``."""
+    import re
 
     def one(reference: re.Match[str]) -> str:
         name = reference[1] or reference[2]
@@ -92,4 +129,4 @@ def _expand(form: str, found: re.Match[str], label: str) -> str:
                                  "correct the format")
         return found[group] or ""
 
-    return _REFERENCE.sub(one, form)
+    return re.sub(r"\$(\$|&|\d{1,2})|\\(\d)", one, form)
