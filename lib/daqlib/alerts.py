@@ -6,11 +6,13 @@ raised goes when that stage begins a new try: if the condition still holds, the 
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-from daqlib import history
+    from daqlib import history
 
-Alert = dict[str, Any]
+    Alert = dict[str, Any]
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 
@@ -21,8 +23,12 @@ CONDITIONS: dict[str, tuple[str, str]] = {
     "no-target": (WARNING, "the merge target delivered no file; a new file was made instead"),
     "unmergeable": (WARNING, "primary HDU data of a source was not merged"),
     "datasum": (ERROR, "data of a source does not match its DATASUM"),
+    "header-resized": (INFO, "the primary header of the merge target did not fit its blocks; room "
+                             "was made for it"),
+    "short-block": (INFO, "the last block of a source was not filled up; the product's is"),
     "release-failed": (ERROR, "a receiver did not get the product"),
-    "suspicious-time": (WARNING, "a source file was modified after the acquisition stopped"),
+    "suspicious-time": (WARNING, "a source file was modified after the acquisition stopped, or "
+                                 "its copy after it was collected"),
     "failed": (ERROR, "the job is in failed/"),
     "held": (INFO, "the job is parked in hold/"),
     "stale": (ERROR, "the job was given up after too long a time"),
@@ -51,6 +57,8 @@ def active(events: list[history.Event], place: str) -> list[Alert]:
         events: the job's history.
         place: the directory that the job lies in.
     """
+    from daqlib import history
+
     found: dict[str, Alert] = {}
     for event in events:
         name = event["event"]
@@ -72,6 +80,8 @@ def _of_place(events: list[history.Event], place: str) -> list[Alert]:
                  "stage": ""}]
     if place != "failed":
         return []
+    from daqlib import history
+
     event = history.last(events, "fail") or {}
     reason = str(event.get("reason", "moved to failed/ by hand"))
     return [{**make("failed", "", reason), "timestamp": history.seconds(event),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 
 #: Point -> (what a death there leaves, who mends it).
 POINTS: dict[str, tuple[str, str]] = {
@@ -34,6 +33,26 @@ POINTS: dict[str, tuple[str, str]] = {
     "stage.manifest": ("a manifest, the job not moved", "the next run only moves the job"),
     "stage.committed": ("the job in the next stage, no 'ok' logged", "nobody needs to"),
     "stage.logged": ("the job in the next stage", "nobody needs to"),
+    "inplace.journal": ("an undo journal beside the merge target, which is as it was",
+                        "the next run undoes it and begins anew"),
+    "inplace.inserted": ("a merge target with room at its beginning",
+                         "the next run undoes it from the journal"),
+    "inplace.appended": ("a merge target with HDUs appended to it",
+                         "the next run undoes it from the journal"),
+    "inplace.headers": ("the product under the target's name, perhaps not durable",
+                        "the next run undoes it from the journal"),
+    "inplace.synced": ("the product under the target's name",
+                       "the next run undoes it from the journal"),
+    "undo.cut": ("a merge target with room at its beginning, its end as it was",
+                 "the next run goes on undoing"),
+    "undo.length": ("a merge target of its old length with new headers",
+                    "the next run goes on undoing"),
+    "undo.headers": ("the merge target as it was, and its journal",
+                     "the next run undoes it once more and removes the journal"),
+    "undo.copied": ("a dot-file where the merge target was, which became the product",
+                    "the next run sweeps it and makes the target again"),
+    "undo.renamed": ("the merge target as it was, and a journal of the product",
+                     "the next run removes the journal"),
     "publish.sealed": ("a finished temporary", "the next run sweeps it and builds anew"),
     "publish.renamed": ("the product, no manifest", "the next run knows it by the logged digest"),
     "submit.reserved": ("an id without a job", "the same submission repeated takes it over"),
@@ -64,6 +83,8 @@ def passing(point: str) -> None:
             file.write(f"{point}:{count}\n")
     crash, _, nth = os.environ.get("DAQ_CRASH", "").partition(":")
     if crash == point and count == int(nth or 1):
+        import signal
+
         os.kill(os.getpid(), signal.SIGKILL)
     wanted, _, nth = os.environ.get("DAQ_FAULT", "").partition(":")
     fault, _, name = wanted.partition("=")

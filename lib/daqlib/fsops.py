@@ -7,16 +7,17 @@ its last holder. Never: publishing by link and unlink, locks broken by age, rewr
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
 
 from daqlib.crashpoints import passing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
@@ -51,6 +52,19 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
+def journal_of(path: str) -> str:
+    """Return where the undo journal of a file lies while ``daq-merge`` changes it in place."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name}.undo"
+
+
+def changed_by(name: str) -> str:
+    """Return the file name whose undo journal this is, see :func:`journal_of`, or an empty text."""
+    # a journal that was never finished has the name of a temporary, and says nothing
+    mine = name.startswith(".") and name.endswith(".undo") and not is_temporary(name)
+    return name[1:-len(".undo")] if mine else ""
+
+
 def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True,
         settle: bool = True) -> None:
     """Write a whole file durably: temporary, ``fsync``, rename, ``fsync`` of the directory.
@@ -83,8 +97,7 @@ def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True,
     except BaseException:
         if fd >= 0:
             os.close(fd)
-        with contextlib.suppress(OSError):
-            os.unlink(embryo)
+        remove(embryo)
         raise
     passing("put.renamed")
     if settle:
@@ -138,7 +151,19 @@ def rename_noreplace(source: str, target: str) -> None:
 
 
 def _renameat2(source: str, target: str) -> int:
-    import ctypes
+    try:
+        from daqlib import _native
+    except ImportError:
+        return _renameat2_by_ctypes(source, target)
+    try:
+        _native.rename_noreplace(source, target)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _renameat2_by_ctypes(source: str, target: str) -> int:
+    import ctypes  # takes a third of the interpreter's own start
 
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
@@ -202,9 +227,23 @@ def _append_or_undo(fd: int, data: bytes, end: int) -> None:
         passing("append.written")
         os.fsync(fd)  # some file systems find out only now that there is no space
     except OSError:
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, end)
+        _cut(fd, end)
         raise
+
+
+def _cut(fd: int, size: int) -> None:
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        return  # the error that is already on its way says more
+
+
+def remove(path: str) -> None:
+    """Remove a file of ours that nobody will read, if that can be done: for clean-up."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return  # it is gone already, or stays as what a crash would leave
 
 
 def lock(path: str, content: bytes = b"", patience: float = _PROBE_PATIENCE) -> int | None:
@@ -291,6 +330,8 @@ def read_regular(path: str) -> tuple[bytes, os.stat_result]:
 
 def sha256(path: str) -> str:
     """Return the SHA-256 of a file as hexadecimal digits, streaming it."""
+    import hashlib
+
     digest = hashlib.sha256()
     for piece in _pieces(path):
         digest.update(piece)
@@ -308,7 +349,14 @@ def _pieces(path: str) -> Iterator[memoryview]:
 def sweep(folder: str) -> None:
     """Remove the temporaries that dead processes of this host left in a directory of ours."""
     for name in os.listdir(folder):
-        pid = name[len(_TEMPORARY):].partition("-")[0]
-        if is_temporary(name) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-            with contextlib.suppress(FileNotFoundError):
+        if is_dead(name):
+            try:
                 os.unlink(os.path.join(folder, name))
+            except FileNotFoundError:
+                continue
+
+
+def is_dead(name: str) -> bool:
+    """Tell whether a file name is that of a temporary whose process runs no more on this host."""
+    pid = name[len(_TEMPORARY):].partition("-")[0]
+    return is_temporary(name) and pid.isdigit() and not os.path.exists(f"/proc/{pid}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -133,17 +135,44 @@ def test_move_moves(tmp_path: Path) -> None:
     assert fsops.move(f"{tmp_path}/x/a", f"{tmp_path}/y/b") is False
 
 
-@pytest.mark.parametrize("kernel_can", [True, False])
+@pytest.mark.parametrize("way", [fsops._renameat2, fsops._renameat2_by_ctypes,
+                                 lambda *_: errno.ENOSYS], ids=["usual", "ctypes", "old kernel"])
 def test_move_replaces_nothing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_can: bool) -> None:
-    if not kernel_can:
-        monkeypatch.setattr(fsops, "_renameat2", lambda *_: errno.ENOSYS)
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[str, str], int]) -> None:
+    monkeypatch.setattr(fsops, "_renameat2", way)
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError) as caught:
         fsops.move(f"{tmp_path}/a", f"{tmp_path}/b")
+    assert (caught.value.filename, caught.value.filename2) == (f"{tmp_path}/a", f"{tmp_path}/b")
     assert [(tmp_path / n).read_text() for n in "ab"] == ["a", "b"]
     assert fsops.move(f"{tmp_path}/a", f"{tmp_path}/c") is True
+    assert fsops.move(f"{tmp_path}/a", f"{tmp_path}/d") is False
+
+
+def _native() -> ModuleType:
+    """Return the C extension; where nothing can be compiled there is none."""
+    if os.environ.get("CI") == "true":
+        return importlib.import_module("daqlib._native")
+    found = pytest.importorskip("daqlib._native", reason="there is no C extension")
+    assert isinstance(found, ModuleType)
+    return found
+
+
+def test_the_extension_says_why_it_did_not_rename(tmp_path: Path) -> None:
+    native = _native()
+    a, b = tmp_path / "a\udcff \u20ac", tmp_path / "b"
+    a.write_text("a")
+    b.symlink_to("nowhere")
+    for target, kind in ((b, FileExistsError), (tmp_path / "gone" / "a", FileNotFoundError)):
+        with pytest.raises(kind) as caught:
+            native.rename_noreplace(str(a), target)
+        assert (caught.value.filename, caught.value.filename2) == (str(a), target)
+    for wrong in ((str(a),), (str(a), 7), (7, str(a)), (str(a), "x\0y")):
+        with pytest.raises((TypeError, ValueError)):
+            native.rename_noreplace(*wrong)
+    native.rename_noreplace(os.fsencode(a), tmp_path / "c")
+    assert sorted(os.listdir(tmp_path)) == ["b", "c"]
 
 
 def test_move_replaces_no_dangling_link_either(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from daq_merge import build, plan
+from daq_merge import build, copying, headers, layout, plan, seal
+from daq_merge.how import How
 from daqlib import checksum, errors, fitsfile
 from merge_samples import (
     SAMPLES,
@@ -32,7 +35,7 @@ from merge_samples import (
 FAULTY = {"fixed-1890.fits", "random_groups.fits", "theap-gap.fits", "verify.fits",
           "vla_logical_pre_fix.fits", "zerowidth.fits"}
 SOUND = [path for path in SAMPLES if path.name not in FAULTY]
-SEAL = (b"CHECKSUM", b"DATASUM ")
+SEAL = (b"DATASUM ", b"CHECKSUM")
 OCM = keyword_source("ocm", value("OBSERVER", "O'Neil & Co"), eso("OBS ID", 42, comment="[]"),
                      eso("TPL LONG", "t" * 150), value("LONGTEXT", "v " * 60),
                      literal("COMMENT by ocm"))
@@ -122,13 +125,14 @@ def test_fitsverify_finds_no_error_in_products_of_sound_files(make):
 
 def test_the_names_the_date_and_the_digest(make):
     out, result = make({"id": "j", "sources": [OCM],
-                        "target": {"fileId": "TEST.2026-11-21T02:30:00.123", "filePrefix": "pre_"}})
+                        "target": {"fileId": "TEST.2026-11-21T02:30:00.123", "filePrefix": "pre_"}},
+                       how=How(digest=True))
     read = check_with_astropy(out)
     assert read["ARCFILE"] == "TEST.2026-11-21T02:30:00.123.fits"
     assert read["ORIGFILE"] == "pre_TEST.2026-11-21T02:30:00.123.fits"
     assert read["DATE"] == "2025-11-21T02:30:00.250"
     assert (read["OBSERVER"], read["ESO OBS ID"]) == ("O'Neil & Co", 42)
-    assert list(read)[-2:] == ["CHECKSUM", "DATASUM"]
+    assert list(read)[-2:] == ["DATASUM", "CHECKSUM"]
     assert (result.size, result.sha256) == (
         out.stat().st_size, hashlib.sha256(out.read_bytes()).hexdigest())
     assert result.inputs == []
@@ -266,9 +270,10 @@ def test_many_pieces_and_numpy_give_the_same_file(tmp_path, make, monkeypatch):
     document = specification(file_source("a", "a.fits"))
     seen = []
     one, result = make(document, "1.fits", progress=lambda done, total: seen.append((done, total)))
-    monkeypatch.setattr(checksum, "NUMPY_FROM", 0)
+    monkeypatch.setenv("DAQ_SUMS", "numpy")
     two, _ = make(document, "2.fits")
-    monkeypatch.setattr(build, "_BUFFER", 2880)
+    monkeypatch.setattr(copying, "BUFFER", 2880)
+    monkeypatch.setattr(copying, "SMALL", 2880)
     three, _ = make(document, "3.fits")
     assert one.read_bytes() == two.read_bytes() == three.read_bytes()
     assert seen[-1] == (result.size, result.size)
@@ -402,3 +407,60 @@ def test_unknown_extensions_and_empty_ones_are_copied(tmp_path, make):
     assert ours[1].data_size == 14
     for old, new in zip(theirs[1:], ours[1:], strict=True):
         same_extension(tmp_path / "a.fits", old, out, new)
+
+
+CARDS = st.one_of(
+    st.just(b" " * 80), st.just(b"CHECKSUM= '0000000000000000'".ljust(80)),
+    st.just(b"DATASUM = '12345'".ljust(80)), st.just(b"CONTINUE  'more'".ljust(80)),
+    st.just(b"ORIGFILE= 'old.fits'".ljust(80)), st.just(b"ARCFILE = 'old&'".ljust(80)),
+    st.just(b"COMMENT  DATASUM = '5'".ljust(80)),
+    st.integers(0, 9).map(lambda n: b"DOC%d    = %d" % (n, n)).map(lambda c: c.ljust(80)),
+    st.binary(min_size=8, max_size=80).map(lambda c: c.ljust(80)).filter(
+        lambda c: not c.startswith(b"END ")))
+OURS = (*SEAL, b"ORIGFILE", b"ARCFILE ")
+
+
+def strangers(cards, own):
+    """The cards that are none of ours, nor a continuation of one, nor blank."""
+    found, mine = [], False
+    for card in cards:
+        mine = card[:8].upper() in own and card[8:9] == b"=" or (
+            mine and card.startswith(b"CONTINUE"))
+        if not mine and card.strip(b" "):
+            found.append(card)
+    return found
+
+
+@given(st.lists(CARDS, max_size=80), st.booleans(), st.binary(max_size=30))
+def test_any_header_keeps_what_is_not_ours_and_gets_one_seal(extra, stamped, behind):
+    first = header("XTENSION= 'IMAGE   '", "BITPIX  = 8", "NAXIS   = 1", "NAXIS1  = 3",
+                   "PCOUNT  = 0", "GCOUNT  = 1")[:480]
+    raw = first + b"".join(extra) + b"END".ljust(80)
+    fill = -len(raw) % 2880
+    raw += behind[:fill].ljust(fill)
+    hdu = fitsfile.Hdu(1, "IMAGE", raw, 6 + len(extra), 2880, 3)
+    assert hdu.header == raw
+    stamps = [b"ORIGFILE= 'new&'".ljust(80), b"CONTINUE  '.fits'".ljust(80),
+              b"ARCFILE = 'new.fits'".ljust(80)] if stamped else []
+    made = headers.kept(hdu, stamps)
+    part = layout.Part(1, 2880, made, layout.Input("s", "f", None), hdu)
+    total = checksum.data_sum(b"abc")
+    sealed = bytes(seal.Sealer("now", "verify").seal(part, total))
+    assert len(sealed) == made.size >= len(raw)
+    assert checksum.add(checksum.data_sum(sealed), total) == 0xFFFFFFFF
+    cards = [sealed[at:at + 80] for at in range(0, len(sealed), 80)]
+    end = cards.index(b"END".ljust(80))
+    if made.size > len(raw) or end > 6 + len(extra):
+        assert not b"".join(cards[end + 1:]).strip(b" ")
+    own = OURS if stamped else SEAL
+    names = [card[:9].upper() for card in cards[:end]]
+    for name in own:
+        assert names.count(name + b"=") == 1
+    assert strangers(cards[:end], own) == strangers(hdu.cards, own)
+    used = len([c for c in cards[:end] if c.strip(b" ")]) + 1
+    assert made.size <= max(len(raw), -(-(used + len(extra)) * 80 // 2880) * 2880)
+    # what was sealed once is not changed a second time
+    again = fitsfile.Hdu(1, "IMAGE", sealed, end, 2880, 3)
+    part = layout.Part(1, 2880, headers.kept(again, stamps), layout.Input("s", "f", None), again)
+    second = bytes(seal.Sealer("later", "strict").seal(part, total))
+    assert second == sealed or stamped

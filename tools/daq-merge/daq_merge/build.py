@@ -1,53 +1,103 @@
-"""Writes the product: one pass over the data, which sums while it copies.
-
-Each HDU's data is read once, summed, and written at its final place; its header follows when the
-sum is known. The digest of the whole file is then taken in one sequential pass over the product,
-whose pages are still in memory. Always a new file: the inputs are never changed.
-"""
+"""Writes the product that was planned, in the way that was chosen, and tells what came of it."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from daq_merge import headers
-from daq_merge.layout import Input, Part
-from daq_merge.plan import Alert, Plan, plan
-from daqlib import alerts, checksum, errors, fitsfile
+from daq_merge import copying, layout, readers
+from daq_merge.how import How
+from daq_merge.plan import plan
+from daq_merge.seal import Sealer
+from daqlib import alerts, errors
 
-#: Told the bytes written and the bytes in all.
-Progress = Callable[[int, int], None]
-Sum = Callable[[memoryview], int]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-_BUFFER = 512 * 1024
+    from daq_merge.copying import Progress
+    from daq_merge.follower import Follower
+    from daq_merge.inplace import Hold
+    from daq_merge.layout import Input, Part
+    from daq_merge.plan import Alert, Plan
+
+__all__ = ["Built", "How", "build", "write"]
 
 
-@dataclass(frozen=True, slots=True)
 class Built:
     """A product that has been written and synced.
 
     Attributes:
+        path: the file that holds it: the one that was to be written, or the merge target itself.
+        undo: the undo journal that gives the merge target back, or empty.
+        hold: keeps other merges away from a target that became the product, as long as it lives.
+        way: how it was built, one of :data:`daq_merge.how.WAYS` but for ``auto``.
         size: bytes.
-        sha256: of the whole file, hexadecimal.
+        sha256: of the whole file, hexadecimal; empty unless it was wanted.
         hdus: number of HDUs.
         alerts: conditions that the job must show (``daqlib.alerts``).
         warnings: sentences for people.
         inputs: per input file its source, location, size and number of HDUs.
     """
 
-    size: int
-    sha256: str
-    hdus: int
-    alerts: list[Alert]
-    warnings: list[str]
-    inputs: list[dict[str, Any]]
+    def __init__(self, planned: Plan, path: str, way: str, sealer: Sealer) -> None:
+        self.path = path
+        self.undo = ""
+        self.hold: Hold | None = None
+        self.way = way
+        self.size = planned.size
+        self.sha256 = ""
+        self.hdus = len(planned.parts)
+        self.alerts: list[Alert] = planned.alerts + _short_blocks(planned) + sealer.alerts
+        self.warnings = list(planned.warnings)
+        self.inputs = [_told(one) for one in planned.inputs]
+        self._facts = sealer.facts
+
+    def release(self) -> None:
+        """Let other merges at a target that became the product, or was given back."""
+        self.hold = None
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Per HDU of the product its facts.
+
+        Index, kind, extname, source and location of its data, offset, sizes of header and data
+        without fill in bytes, DATASUM, CHECKSUM, and what is wrong with the sums of its source
+        (``damaged``, empty when nothing is).
+        """
+        facts = sorted(self._facts, key=lambda fact: fact[0].index)
+        return [_fact(*fact) for fact in facts]
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Index of each HDU whose source does not match its sums, with the reason."""
+        return {part.index: wrong for part, _, _, wrong in self._facts if wrong}
 
 
-def build(specification: dict[str, Any], root: str, out: str, *,
+def _fact(part: Part, total: int, text: str, wrong: str) -> dict[str, Any]:
+    one, hdu = part.input, part.hdu
+    return {"index": part.index, "kind": hdu.kind if hdu else "SIMPLE",
+            "extname": _extname(hdu.cards) if hdu and part.index else "",
+            "source": one.source if one else "", "location": one.location if one else "",
+            "offset": part.offset, "header": part.header.size,
+            "data": hdu.data_size if hdu else 0, "datasum": total, "checksum": text,
+            "damaged": wrong}
+
+
+def _extname(cards: list[bytes]) -> str:
+    for card in cards:
+        if card.startswith(b"EXTNAME ="):
+            text = card[10:].decode("latin-1").strip()
+            return text[1:].partition("'")[0].rstrip() if text.startswith("'") else text
+    return ""
+
+
+def _told(one: Input) -> dict[str, Any]:
+    return {"sourceName": one.source, "location": one.location, "size": one.file.size,
+            "hdus": len(one.file.hdus)}
+
+
+def build(specification: dict[str, Any], root: str, out: str, how: How | None = None, *,
           progress: Progress | None = None) -> Built:
     """Write the product that a specification describes.
 
@@ -55,47 +105,196 @@ def build(specification: dict[str, Any], root: str, out: str, *,
         specification: a Data Product Specification (schema ``dpspec``).
         root: directory that relative locations start from.
         out: path of the file to write, a temporary one: it is removed when the work fails.
+        how: what the plan leaves open.
         progress: told how far the work is.
 
     Raises:
         daq_merge.plan.MissingSource: a source file is not there.
+        daq_merge.seal.Damaged: a source is damaged and sums are strict.
         errors.BadData: a file, a keyword or a rule is wrong.
         errors.Later: an input changed while it was read.
         errors.Conflict: out is one of the inputs.
         OSError: reading or writing failed.
     """
-    return write(plan(specification, root), out, progress=progress)
+    return write(plan(specification, root, how), out, how, progress=progress)
 
 
-def write(planned: Plan, out: str, *, progress: Progress | None = None) -> Built:
-    """Write a planned product; see :func:`build`."""
+def write(planned: Plan, out: str, how: How | None = None, *,
+          progress: Progress | None = None) -> Built:
+    """Write a planned product; see :func:`build`.
+
+    Raises:
+        daq_merge.ways.Impossible: ``how`` wants a clone, which cannot be had here.
+    """
+    how = how or How()
     _refuse_input(planned.inputs, out)
-    fd = os.open(out, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    work = _Work(planned, out, how, progress)
+    built = None
+    if how.way == "share":
+        built = work.shared()
+    elif how.way != "new":
+        built = work.on_target(planned.parts[0].input)
+    built = built or work.new()
+    built.warnings += work.notes
+    return built
+
+
+class _Work:
+    """The building of one product.
+
+    Attributes:
+        notes: what people should know of the way.
+    """
+
+    def __init__(self, planned: Plan, out: str, how: How, progress: Progress | None) -> None:
+        self.notes: list[str] = []
+        self._planned = planned
+        self._out = out
+        self._how = how
+        self._progress = progress
+
+    def new(self) -> Built:
+        """Write a new file in one pass."""
+        planned = self._planned
+
+        def fill(target: copying.Target, sealer: Sealer) -> bool:
+            target.reserve(0, planned.size)
+            copying.Copier(target, sealer, planned.size, self._progress).copy(planned.parts)
+            return True
+
+        built = self._written("new", fill)
+        assert built is not None
+        return built
+
+    def shared(self) -> Built | None:
+        """Write a new file that shares blocks with the sources, where that can be."""
+        from daq_merge import sharing
+
+        planned = self._planned
+
+        def fill(target: copying.Target, sealer: Sealer) -> bool:
+            if not sharing.prepare(planned, target.fd):
+                return False
+            sharing.Sharer(target, sealer, planned.size, self._progress).copy(planned.parts)
+            return True
+
+        built = self._written("share", fill)
+        if built is None:
+            self.notes.append(f"{self._how.product or self._out}: nothing is shared with the "
+                              "sources: there is no large data unit, or the file system cannot")
+        return built
+
+    def on_target(self, base: Input | None) -> Built | None:
+        """Build on the merge target; None when that cannot be and need not be."""
+        way, built = self._how.way, None
+        if base is None and way == "auto":
+            return None
+        from daq_merge import ways
+
+        reason = ways.unfit(self._planned, base)
+        if base is not None and way in ("auto", "clone"):
+            built = None if reason or base.file.gzipped else self._cloned(base)
+        if built is None and way == "clone":
+            raise ways.Impossible(
+                f"{self._how.product or self._out} cannot be a clone of the merge target: "
+                + (reason or ("it is compressed" if base is not None and base.file.gzipped else
+                              "its file system cannot share blocks")),
+                "build it in another way")
+        if built is None and (way != "auto" or self._how.in_place_ok):
+            built = self._in_place(base, reason)
+        return built
+
+    def _cloned(self, base: Input) -> Built | None:
+        from daq_merge import sharing
+
+        reader = readers.opened(base)
+        try:
+            return self._written("clone", lambda target, sealer: sharing.clone(
+                self._planned, base, reader, target, sealer, self._progress))
+        finally:
+            reader.close()
+
+    def _in_place(self, base: Input | None, reason: str) -> Built | None:
+        from daq_merge import inplace
+
+        planned, how = self._planned, self._how
+        if base is not None:
+            obstacle = inplace.obstacle(planned, base, how, self._out)
+            if not obstacle and not reason:
+                return self._merged(base, 0)
+            if not obstacle and how.way == "insert" and inplace.only_primary_grows(planned, base):
+                inserted, blocks = inplace.room_for(planned, base)
+                built = self._merged(base, inserted)
+                if built is not None:
+                    return built
+                planned.parts[0].header.grow(-blocks)
+                layout.settle(planned.parts)
+                reason += ", and its file system cannot insert them"
+            reason = obstacle or reason
+        if how.way != "auto":
+            self.notes.append(f"a new file was written: {reason}")
+        return None
+
+    def _merged(self, base: Input, inserted: int) -> Built | None:
+        from daq_merge import inplace
+
+        sealer = Sealer(self._planned.stamp, self._how.sums)
+        follower = _follower(self._how, base.file.path)
+        merge = inplace.Merge(self._planned, base, self._how, self._out)
+        try:
+            if not merge.run(sealer, inserted, follower, self._progress):
+                return None
+            built = Built(self._planned, base.file.path, "insert" if inserted else "in-place",
+                          sealer)
+            built.undo, built.sha256, built.hold = merge.journal, merge.digest, merge.hold
+            return built
+        except BaseException:
+            merge.give_up()
+            raise
+        finally:
+            if follower is not None:
+                follower.cancel()
+
+    def _written(self, way: str, fill: Callable[[copying.Target, Sealer], bool]) -> Built | None:
+        """Write a new file; None when it cannot be filled in that way, and nothing is left then."""
+        planned, out, how = self._planned, self._out, self._how
+        sealer = Sealer(planned.stamp, how.sums)
+        fd = os.open(out, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+                     0o666)
+        follower: Follower | None = None
+        try:
+            follower = _follower(how, out)
+            target = copying.Target(fd, out, how.sync, follower)
+            if not fill(target, sealer):
+                _give_up(follower, out)
+                return None
+            if how.sync:
+                copying.sync(fd, out)
+            built = Built(planned, out, way, sealer)
+            built.sha256 = follower.result() if follower else ""
+            return built
+        except BaseException:
+            _give_up(follower, out)
+            raise
+        finally:
+            os.close(fd)
+
+
+def _follower(how: How, path: str) -> Follower | None:
+    if not how.digest:
+        return None
+    from daq_merge import follower
+
+    return follower.Follower(path)
+
+
+def _give_up(follower: Follower | None, out: str) -> None:
+    if follower is not None:
+        follower.cancel()
     try:
-        _reserve(fd, planned.size)
-        found = _write_parts(planned, fd, progress or (lambda done, total: None))
-        os.fsync(fd)
-        digest = _sha256(fd, planned.size)
-    except BaseException as error:
-        _name(error, out)
-        with contextlib.suppress(OSError):
-            os.unlink(out)
-        raise
-    finally:
-        os.close(fd)
-    return Built(planned.size, digest, len(planned.parts), planned.alerts + found,
-                 list(planned.warnings), [_told(one) for one in planned.inputs])
-
-
-def _name(error: BaseException, path: str) -> None:
-    """Let a failed system call say which file it was about."""
-    if isinstance(error, OSError) and error.filename is None:
-        error.filename = path
-
-
-def _told(one: Input) -> dict[str, Any]:
-    return {"sourceName": one.source, "location": one.location, "size": one.file.size,
-            "hdus": len(one.file.hdus)}
+        os.unlink(out)
+    except OSError:
+        return  # the error that is already on its way says more
 
 
 def _refuse_input(inputs: list[Input], out: str) -> None:
@@ -107,125 +306,11 @@ def _refuse_input(inputs: list[Input], out: str) -> None:
         raise errors.Conflict(f"{out}: is one of the inputs", "write the product elsewhere")
 
 
-def _reserve(fd: int, size: int) -> None:
-    """Claim the space at once: a full disk shows before the first byte is copied."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-
-
-def _write_parts(planned: Plan, fd: int, progress: Progress) -> list[Alert]:
-    sum_of = checksum.summing(planned.size)
-    buffer = memoryview(bytearray(_BUFFER))
-    found: list[Alert] = []
-    for one, parts in _by_input(planned.parts):
-        with _reading(one) as source:
-            for part in parts:
-                total = _copy(part, source, fd, buffer, sum_of)
-                found.extend(_check(part, total))
-                _write_all(fd, memoryview(_sealed(part, total, planned.stamp)), part.offset)
-                progress(part.end, planned.size)
-    return found
-
-
-def _by_input(parts: list[Part]) -> Iterator[tuple[Input | None, list[Part]]]:
-    group: list[Part] = []
-    for part in parts:
-        if group and part.input is not group[0].input:
-            yield group[0].input, group
-            group = []
-        group.append(part)
-    if group:
-        yield group[0].input, group
-
-
-@contextlib.contextmanager
-def _reading(one: Input | None) -> Iterator[int]:
-    """Open an input, and make sure that it is the planned one before and after the work."""
-    if one is None:
-        yield -1
-        return
-    fd = fitsfile.open_input(one.file.path)
-    try:
-        _same(one, fd)
-        yield fd
-        _same(one, fd)
-    finally:
-        os.close(fd)
-
-
-def _same(one: Input, fd: int) -> None:
-    if fitsfile.identity(fd) != one.file.identity:
-        raise errors.Later(f"source {one.source}: {one.file.path}: changed while it was merged",
-                           "run again when it is complete")
-
-
-def _copy(part: Part, source: int, fd: int, buffer: memoryview, sum_of: Sum) -> int:
-    """Copy a part's data unit, fill included, and return its sum."""
-    if part.hdu is None or part.input is None:
-        return 0
-    total, begin, left = 0, part.hdu.data_offset, part.hdu.padded_size
-    shift = part.data_offset - begin
-    while left:
-        piece = buffer[:min(left, len(buffer))]
-        _read_all(source, piece, begin, part.input)
-        total = checksum.add(total, sum_of(piece))
-        _write_all(fd, piece, begin + shift)
-        begin, left = begin + len(piece), left - len(piece)
-    return total
-
-
-def _read_all(fd: int, piece: memoryview, offset: int, one: Input) -> None:
-    got = 0
-    while got < len(piece):
-        try:
-            count = os.preadv(fd, [piece[got:]], offset + got)
-        except OSError as error:
-            _name(error, one.file.path)
-            raise
-        if not count:
-            raise errors.Later(f"source {one.source}: {one.file.path}: became shorter while it "
-                               "was merged", "run again when it is complete")
-        got += count
-
-
-def _write_all(fd: int, piece: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(piece):
-        done += os.pwrite(fd, piece[done:], offset + done)
-
-
-def _sealed(part: Part, total: int, stamp: str) -> bytes:
-    # an extension that arrives sealed and sound leaves as it came, to the last byte
-    if part.index and part.hdu is not None and headers.is_intact(part.hdu, total):
-        return part.hdu.header
-    return part.header.sealed(total, stamp)
-
-
-def _check(part: Part, total: int) -> Iterator[Alert]:
-    if part.hdu is None or part.input is None:
-        return
-    reason = headers.broken_seal(part.hdu, total)
-    if reason:
-        one = part.input
-        yield alerts.make(
-            "datasum", f"{one.label}[{part.hdu.index}]",
-            f"source {one.source}: HDU {part.hdu.index} of {one.location} is damaged or was "
-            f"changed after it was sealed: {reason}")
-
-
-def _sha256(fd: int, size: int) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_BUFFER))
-    done = 0
-    while done < size:
-        count = os.preadv(fd, [buffer[:min(len(buffer), size - done)]], done)
-        if not count:
-            raise errors.IoFailure("the product became shorter while it was read back")
-        digest.update(buffer[:count])
-        done += count
-    return digest.hexdigest()
+def _short_blocks(planned: Plan) -> list[Alert]:
+    """Return an alert for each HDU whose last block had to be completed."""
+    used = {id(part.hdu) for part in planned.parts if part.hdu and part.hdu.short}
+    return [alerts.make(
+        "short-block", f"{one.label}[{hdu.index}]",
+        f"source {one.source}: {one.location} lacks the last {hdu.short} bytes of its last "
+        "block: no data are missing, the product has them filled up")
+        for one in planned.inputs for hdu in one.file.hdus[-1:] if hdu.short and id(hdu) in used]

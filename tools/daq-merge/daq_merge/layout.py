@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from daq_merge import headers
-from daqlib import fitsfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daqlib import fitsfile
 
 
-@dataclass(frozen=True, slots=True)
 class Input:
     """A file that goes into the product.
 
@@ -20,9 +22,12 @@ class Input:
         file: its path and structure.
     """
 
-    source: str
-    location: str
-    file: fitsfile.FitsFile
+    __slots__ = ("file", "location", "source")
+
+    def __init__(self, source: str, location: str, file: fitsfile.FitsFile) -> None:
+        self.source = source
+        self.location = location
+        self.file = file
 
     @property
     def label(self) -> str:
@@ -30,7 +35,6 @@ class Input:
         return f"{self.source}:{os.path.basename(self.location)}"
 
 
-@dataclass(frozen=True, slots=True)
 class Part:
     """One HDU of the product.
 
@@ -40,36 +44,62 @@ class Part:
         header: complete but for its seal.
         input: the file that its data come from; None for an empty primary HDU.
         hdu: the HDU that its data come from; None for an empty primary HDU.
+        data_offset: where its data begin in the product, bytes.
+        end: where the next HDU begins in the product, bytes.
     """
 
-    index: int
-    offset: int
-    header: headers.Header
-    input: Input | None
-    hdu: fitsfile.Hdu | None
+    __slots__ = ("data_offset", "end", "hdu", "header", "index", "input", "offset")
+
+    def __init__(self, index: int, offset: int, header: headers.Header, one: Input | None,
+                 hdu: fitsfile.Hdu | None) -> None:
+        self.index = index
+        self.header = header
+        self.input = one
+        self.hdu = hdu
+        self.place(offset)
+
+    def place(self, offset: int) -> None:
+        """Let the HDU begin there, bytes."""
+        self.offset = offset
+        self.data_offset = offset + self.header.size
+        self.end = self.data_offset + (self.hdu.padded_size if self.hdu else 0)
 
     @property
-    def data_offset(self) -> int:
-        """Where its data begin in the product, bytes."""
-        return self.offset + len(self.header.raw)
+    def data_bytes(self) -> int:
+        """Length of its data unit in whole blocks."""
+        return self.end - self.data_offset
 
     @property
-    def end(self) -> int:
-        """Where the next HDU begins in the product, bytes."""
-        return self.data_offset + (self.hdu.padded_size if self.hdu else 0)
+    def stays(self) -> bool:
+        """Whether header and data keep the places that they have in their file."""
+        return (self.hdu is not None and self.offset == self.hdu.offset
+                and self.data_offset == self.hdu.data_offset)
 
 
-def lay_out(lines: list[bytes], base: Input | None, inputs: Sequence[Input]) -> list[Part]:
+def lay_out(lines: Sequence[bytes], base: Input | None, inputs: Sequence[Input],
+            stamp_lines: Sequence[bytes] = ()) -> list[Part]:
     """Return the HDUs of the product in order.
 
     Args:
         lines: the cards of the primary header, but for the seal.
-        base: the file whose primary data the product gets; None for none.
+        base: the file whose primary data the product gets; None for none. Its primary header
+            keeps the blocks that it has, so that data need not move.
         inputs: the files whose extensions follow, in order.
+        stamp_lines: cards to write into every extension, too.
     """
     primary = base.file.hdus[0] if base else None
-    parts = [Part(0, 0, headers.fresh(lines), base, primary)]
+    part = Part(0, 0, headers.fresh(lines, primary), base, primary)
+    parts = [part]
     for one in inputs:
         for hdu in one.file.hdus[1:]:
-            parts.append(Part(len(parts), parts[-1].end, headers.kept(hdu), one, hdu))
+            part = Part(part.index + 1, part.end, headers.kept(hdu, stamp_lines), one, hdu)
+            parts.append(part)
     return parts
+
+
+def settle(parts: Sequence[Part]) -> None:
+    """Let each HDU begin where the one before ends, after headers have grown."""
+    offset = 0
+    for part in parts:
+        part.place(offset)
+        offset = part.end
