@@ -64,6 +64,11 @@ def _number(default: float, least: float = 0, *, above: bool = False, effect: bo
     return Key(default, f"{kind} {limit}", refuse, effect)
 
 
+def _choice(*allowed: str) -> Key:
+    told = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+    return Key(allowed[0], told, lambda value: "" if value in allowed else "none of these")
+
+
 def _flag() -> Key:
     return Key(False, "true or false")
 
@@ -154,6 +159,8 @@ KEYS: dict[str, Key] = {
     "limits.merge": _number(1),
     "limits.net_receive": _number(0),
     "limits.net_send": _number(0),
+    "merge.way": _choice("auto", "new", "clone", "in-place"),
+    "merge.sums": _choice("verify", "trust", "strict"),
     "retry.tries": _number(5, 1),
     "retry.first_sec": _number(30.0),
     "retry.longest_sec": _number(3600.0),

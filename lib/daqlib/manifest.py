@@ -49,7 +49,7 @@ def output(folder: str, path: str, sha256: str = "") -> Output:
 
 
 def write(path: str, job: str, stage: str, tool: str, inputs: dict[str, str],
-          outputs: list[Output], result: Document) -> None:
+          outputs: list[Output], result: Document, *, replace: bool = True) -> None:
     """Write a manifest durably, replacing an earlier one whole.
 
     Args:
@@ -60,13 +60,20 @@ def write(path: str, job: str, stage: str, tool: str, inputs: dict[str, str],
         inputs: digest (SHA-256, hexadecimal) of each input by name.
         outputs: the files made.
         result: what the stage has to say to the next one.
+        replace: whether an earlier one may be replaced.
+
+    Raises:
+        FileExistsError: there is one, and it may not be replaced.
+        OSError: it cannot be written.
     """
     document = {
         "id": job, "stage": stage, "tool": f"{tool} {__version__}",
         "time": clock.iso(clock.now()) + "Z", "inputs": inputs,
         "outputs": [vars(item) for item in outputs], "result": result,
     }
-    fsops.put(path, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    # a name whose bytes are not UTF-8 is kept by the escapes that JSON has, which Python reads back
+    fsops.put(path, text.encode("utf-8", "backslashreplace") + b"\n", replace=replace)
 
 
 def read(path: str) -> Document | None:
@@ -100,10 +107,11 @@ def still_true(manifest: Document | None, folder: str, inputs: dict[str, str], *
     """
     if manifest is None or manifest.get("inputs") != inputs:
         return False
-    return all(_is_there(item, folder, verify) for item in manifest.get("outputs", []))
+    return all(is_true(item, folder, verify=verify) for item in manifest.get("outputs", []))
 
 
-def _is_there(item: Document, folder: str, verify: bool) -> bool:
+def is_true(item: Document, folder: str, *, verify: bool = False) -> bool:
+    """Tell whether an output of a manifest is there as it was; see :func:`still_true`."""
     path = os.path.join(folder, item["path"])
     try:
         status = os.stat(path)

@@ -344,7 +344,8 @@ def _rsync(link: Link, arguments: Sequence[str], data: bytes = b"") -> Ended:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[int]]:
     """Hold back our end until the child is known, so that it can be ended with us."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {
+        signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     try:
         yield {int(signum) for signum in before}
     finally:
@@ -356,7 +357,7 @@ def _preparation(descriptors: Sequence[int], mask: set[int]) -> Callable[[], Non
         # in the child only: nothing else that this process starts may inherit the lock
         for fd in descriptors:
             os.set_inheritable(fd, True)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -74,7 +74,7 @@ def test_missing_file(daq: Daq) -> None:
 
 
 @pytest.mark.parametrize(("damage", "says"), [
-    (lambda data: data[:-100], "short by 100"),
+    (lambda data: data[:-2880], "cut"),
     (lambda data: data[:3000], "cut"),
     (lambda data: b"no FITS at all", "not FITS"),
     (lambda data: b"", "empty"),
@@ -84,6 +84,38 @@ def test_damaged_file(daq: Daq, fits: Path, damage: Any, says: str) -> None:
     put(daq, fits)
     collect(daq).fails(65, "source s0", str(fits), says)
     assert daq.tree() == {"failed": ["J1"]} and sources(daq) == {}
+
+
+def test_a_last_block_that_is_not_full_is_accepted(daq: Daq, fits: Path) -> None:
+    """No data are missing; the merger fills it up, and an alert tells."""
+    fits.write_bytes(fits.read_bytes()[:-100])
+    put(daq, fits)
+    collect(daq).ok()
+    daq.run("daq-merge", "--job", "J1").ok()
+    [alert] = [event for event in daq.history("J1") if event["event"] == "alert"]
+    assert alert["id"].startswith("short-block") and "100 bytes" in alert["description"]
+    [name] = daq.results()
+    daq.run("daq-merge", "--verify", daq.spool / "result" / name).ok()
+
+
+def test_an_edited_job_keeps_the_copies_whose_origins_are_gone(daq: Daq, fits: Path) -> None:
+    """Keywords of the job are a source before all others, which shifts the names of the files."""
+    put(daq, fits)
+    collect(daq).ok()
+    before = {digest(path) for path in sources(daq).values()}
+    [name] = sources(daq)
+    path = daq.spool / "merge" / "J1.json"
+    job = json.loads(path.read_text())
+    job["keywords"] = [{"type": "esoKeyword", "name": "OBS ID", "value": 42}]
+    path.write_text(json.dumps(job))
+    fits.unlink()
+    for point in ("move.begin:1", "move.renamed:1", "put.renamed:2", "stage.worked", ""):
+        if path.exists():
+            path.rename(daq.spool / "collect" / "J1.json")
+        daq.run("daq-collect", "--job", "J1", env={"DAQ_CRASH": point} if point else {})
+        assert {digest(path) for path in sources(daq).values()} == before, point
+    assert daq.tree() == {"merge": ["J1"]}
+    assert len(sources(daq)) == 1 and name not in sources(daq)
 
 
 def test_not_a_regular_file(daq: Daq) -> None:

@@ -97,9 +97,9 @@ def test_no_file_over_rsync(daq: Daq, stand: Stand, fits: Path) -> None:
 
 @pytest.mark.needs("rsync")
 def test_damaged_over_rsync(daq: Daq, stand: Stand, fits: Path) -> None:
-    fits.write_bytes(fits.read_bytes()[:-1])
+    fits.write_bytes(fits.read_bytes()[:-2881])
     put(daq, f"{HOST}:{fits}")
-    collect(daq).fails(65, f"{HOST}:{fits}", "short by 1 ")
+    collect(daq).fails(65, f"{HOST}:{fits}", "cut")
     assert sources(daq) == {}
 
 

@@ -97,7 +97,7 @@ def test_outfile_root_and_stdin(daq: Daq, alone: Path) -> None:
 ])
 def test_the_codes_of_the_manual(daq: Daq, alone: Path, document: Any, code: int | None,
                                  text: str) -> None:
-    (alone / "cut.fits").write_bytes((alone / "a.fits").read_bytes()[:-100])
+    (alone / "cut.fits").write_bytes((alone / "a.fits").read_bytes()[:-2980])
     (alone / "spec.json").unlink()
     if document is not None:
         write(alone, document)
@@ -114,7 +114,8 @@ def test_usage(daq: Daq, alone: Path) -> None:
     daq.run("daq-merge").fails(64, "--job")
     daq.run("daq-merge", alone / "spec.json", "--job", "x").fails(64, "exclude each other")
     daq.run("daq-merge", alone / "spec.json", "--all").fails(64, "exclude each other")
-    daq.run("daq-merge", alone / "spec.json", "-o", "none/x.fits").fails(74, "none/")
+    daq.run("daq-merge", alone / "spec.json", "-o", "none/x.fits").fails(
+        74, "none: no such directory")
 
 
 def test_a_dry_run_leaves_no_trace(daq: Daq, alone: Path) -> None:

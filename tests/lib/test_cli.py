@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -26,7 +27,7 @@ def run(act: object) -> int:
             raise act
         return int(act)  # type: ignore[call-overload]
 
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         return main([])
     finally:
@@ -125,6 +126,10 @@ def test_wrong_arguments_point_to_the_help(argv: list[str]) -> None:
 def test_options_may_stand_between_the_ids() -> None:
     options = cli.parse(parser(), ["a", "--really", "b", "--", "-c"])
     assert (options.ids, options.really) == (["a", "b", "-c"], True)
+    options = cli.parse(parser(), ["--really", "--", "-c", "d"])
+    assert (options.ids, options.really) == (["-c", "d"], True)
+    with pytest.raises(errors.Usage, match="--bogus"):
+        cli.parse(parser(), ["--bogus", "--", "-c"])
 
 
 def test_the_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +194,74 @@ def test_output_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     cli.emit({"é": "\n"})
     cli.show("text")
     assert capsys.readouterr().out == '{"é": "\\n"}\ntext\n'
+
+
+def test_names_that_are_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON is ASCII or UTF-8 and reads back as the name; a name is the bytes that it is."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "utf-8", "surrogateescape"))
+    cli.emit({"file": "a\udcff"})
+    assert json.loads(raw.getvalue().decode()) == {"file": "a\udcff"}
+    for encoding in ("ascii", "utf-8"):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+        cli.show("é\udcff")
+        assert raw.getvalue() == "é".encode() + b"\xff\n"
+
+
+def test_an_error_of_standard_output_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OSError, match="No space") as caught:
+            cli.show("x")
+        assert caught.value.filename == cli.STDOUT
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_progress_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for columns in (80, 40, 20):
+        monkeypatch.setattr(os, "get_terminal_size", lambda _, c=columns: os.terminal_size((c, 24)))
+        terminal.truncate(0)
+        terminal.seek(0)
+        monkeypatch.setattr(terminal, "fileno", lambda: 2)
+        draw = cli.progress("verify NIGHT7_UNDEF.2026-03-14T15:09:26.535.fits")
+        for done in (0, 50, 100, 100):
+            draw(done, 100)
+        first, *others = terminal.getvalue().split("\r")
+        assert first == "" and others[-1].endswith("100 %\n")
+        assert max(map(len, others[:-1])) < columns and len(others[-1]) <= columns
+        assert terminal.getvalue().count("\n") == 1, "the end is told once"
+
+
+def test_words_do_not_follow_an_unfinished_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    cli.progress("merge")(1, 2)
+    cli.warn("trouble")
+    cli.warn("more")
+    bar, *words = terminal.getvalue().split("\n")
+    assert bar.endswith(" 50 %")
+    assert [word.partition(": ")[2] for word in words] == ["trouble", "more", ""]
+
+
+def test_a_terminal_that_is_gone_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    terminal = os.fdopen(theirs, "w")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    draw = cli.progress("merge")
+    os.close(ours)
+    with pytest.raises(OSError, match="Input/output"):
+        os.write(theirs, b"x")
+    draw(1, 2)
+    draw(2, 2)
+    with contextlib.suppress(OSError):
+        terminal.close()
 
 
 def test_no_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +344,8 @@ def test_a_full_disk_does_not_hide_the_exit_code(daq: Daq, words: str, stream: s
                                               stream: full})
     assert made.returncode == code
     if stream == "stdout":
-        assert made.stderr == b"daq-status: No space left on device; free some space\n"
+        assert made.stderr == (
+            b"daq-status: standard output: No space left on device; free some space\n")
 
 
 def test_the_worst_of_several_jobs_decides(daq: Daq) -> None:

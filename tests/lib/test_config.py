@@ -116,6 +116,8 @@ def test_an_unknown_key_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (f"cfg: {{limits: {{merge: {10 ** 400}}}}}", r"is 10{98,99}\.\.\.: too much"),
     (f"cfg: {{limits: {{merge: {'9' * 5000}}}}}", "line 1: Exceeds the limit"),
     ("cfg: {retry: {tries: 0}}", "cfg/retry/tries is 0: less than 1"),
+    ("cfg: {merge: {way: fast}}", "give auto, new, clone or in-place"),
+    ("cfg: {merge: {sums: true}}", "cfg/merge/sums is True"),
     ("cfg: {request_timeout_sec: 0}", "is 0: not above 0; give a number above 0, such as 5.0"),
     ("cfg: {retry: {first_sec: true}}", "cfg/retry/first_sec is True: not a number"),
     ("cfg: {retry: {first_sec: .inf}}", "is inf: too much"),

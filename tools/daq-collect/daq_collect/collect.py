@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from typing import Any
 
 from daq_collect import local, plan, remote
@@ -34,8 +35,10 @@ def work(claim: Claim) -> Outcome:
     wanted = plan.inputs(specification)
     folder = os.path.join(claim.folder, plan.SOURCES)
     os.makedirs(folder, exist_ok=True)
-    _tidy(folder, wanted)
     origins = Origins(folder)
+    for item in wanted:
+        origins.adopt(item.name, item.origin, {other.name for other in wanted})
+    _tidy(claim, folder, wanted, origins)
     for item in wanted:
         if not item.host:
             _fetch(claim, folder, item, origins)
@@ -59,8 +62,12 @@ def _digest(origins: Origins, item: Input) -> str:
     return str(entry["sha256"]) if entry else ""
 
 
-def _tidy(folder: str, wanted: list[Input]) -> None:
-    """Remove what dead tries left, and the files of an earlier form of an edited job."""
+def _tidy(claim: Claim, folder: str, wanted: list[Input], origins: Origins) -> None:
+    """Remove what dead tries left, and the files of an earlier form of an edited job.
+
+    A file that may be the only one of its content stays: one that was changed by hand, or whose
+    origin is gone.
+    """
     fsops.sweep(folder)
     batches = remote.batches([item for item in wanted if item.host])
     keep = {*(item.name for item in wanted), *map(remote.folder_name, batches)}
@@ -68,8 +75,13 @@ def _tidy(folder: str, wanted: list[Input]) -> None:
         path = os.path.join(folder, name)
         if name.startswith(remote.PREFIX) and name not in keep:
             shutil.rmtree(path)
-        elif not name.startswith(".") and name not in keep:
+        elif name.startswith(".") or name in keep:
+            continue
+        elif origins.is_spare(name):
             os.unlink(path)
+        else:
+            cli.warn(f"{claim.id}: {path} is not used any more; it stays, as there may be no other "
+                     "copy of it")
 
 
 def _fetch(claim: Claim, folder: str, item: Input, origins: Origins) -> None:
@@ -85,11 +97,14 @@ def _fetch(claim: Claim, folder: str, item: Input, origins: Origins) -> None:
 
 
 def _is_here(item: Input, origins: Origins) -> bool:
-    """Tell whether an earlier try fetched the file as its origin is now."""
+    """Tell whether an earlier try fetched the file as its origin is now.
+
+    Of an origin that is gone the copy is what we have.
+    """
     entry = origins.find(item.name, item.origin)
     there = local.status(item)
-    return (entry is not None and there is not None
-            and (there.st_size, there.st_mtime_ns) == (entry["size"], entry["mtime_ns"]))
+    return entry is not None and (there is None or (there.st_size, there.st_mtime_ns) == (
+        entry["size"], entry["mtime_ns"]))
 
 
 def _is_stable(path: str, prefixes: list[str]) -> bool:
@@ -151,10 +166,36 @@ def _extra_inputs(claim: Claim) -> dict[str, str]:
 
     An origin that is gone does not count as changed: the copy of it is what we have.
     """
+    _have_given_back(claim)
     chosen = [claim.settings["instrument_id"], claim.settings["receivers"]]
     origins = Origins(os.path.join(claim.folder, plan.SOURCES))
     marks = [_mark(item, origins) for item in _wanted(claim)]
     return {"settings": _digest_of(chosen), "origins": _digest_of(marks)}
+
+
+def _have_given_back(claim: Claim) -> None:
+    """Let the merger give back the copies that it made products of: their origins may be gone.
+
+    Raises:
+        errors.Later: one cannot be given back now, for want of space perhaps.
+    """
+    folder = os.path.join(claim.folder, plan.SOURCES)
+    changed: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        changed = list(filter(None, map(fsops.changed_by, os.listdir(folder))))
+    for name in changed:
+        done = subprocess.run([*cli.command("daq-merge"), "-q", "--undo",
+                               os.path.join(folder, name)], check=False,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, errors="replace",
+                              pass_fds=claim.descriptors)
+        told = "; ".join(line.removeprefix("daq-merge: ") for line in done.stderr.splitlines())
+        if done.returncode == errors.Later.code:
+            raise errors.Later(f"{name}, which became the product, is not given back yet: {told}")
+        if told:
+            cli.warn(f"{claim.id}: {told}")
+        # what cannot be given back, or came back with other content, is fetched again
+        Origins(folder).doubt(name)
 
 
 def _mark(item: Input, origins: Origins) -> list[Any]:

@@ -6,11 +6,13 @@ each file. It is believed only as far as size and modification time of both file
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
-from daqlib import fsops
+from daqlib import fsops, names
 
 Entry = dict[str, Any]
 
@@ -51,11 +53,58 @@ class Origins:
         path = os.path.join(self._folder, name)
         return entry is not None and fsops.sha256(path) == entry["sha256"]
 
+    def doubt(self, name: str) -> None:
+        """Have a file fetched again that was given back, unless its content is what it was.
+
+        It has the size and time of its arrival, whatever was done to it meanwhile.
+        """
+        entry = self._entries.get(name)
+        if isinstance(entry, dict) and not self.intact(name, str(entry.get("origin"))):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(os.path.join(self._folder, name))
+
+    def is_spare(self, name: str) -> bool:
+        """Tell whether a file can be had again: it is as it arrived, and its origin is there.
+
+        An origin on another host is taken to be there.
+        """
+        entry = self._entries.get(name)
+        origin = str(entry.get("origin")) if isinstance(entry, dict) else ""
+        if not self.find(name, origin):
+            return False
+        host, path = names.split_location(origin)
+        return bool(host) or os.path.lexists(path)
+
+    def adopt(self, name: str, origin: str, wanted: Collection[str]) -> None:
+        """Give a copy that an earlier form of the job named otherwise the name that it has now.
+
+        Its origin may be gone, so that it could not be fetched again.
+
+        Args:
+            name: as it is to be called.
+            origin: where it came from.
+            wanted: all names of the job as it is now, which stay as they are.
+        """
+        if os.path.lexists(os.path.join(self._folder, name)):
+            return
+        for other, entry in list(self._entries.items()):
+            if other not in wanted and self.find(other, origin):
+                # known by both names before it is renamed, so that no crash makes it unknown
+                self._entries[name] = entry
+                self._save()
+                fsops.move(os.path.join(self._folder, other), os.path.join(self._folder, name))
+                del self._entries[other]
+                self._save()
+                return
+
     def record(self, name: str, origin: str, sha256: str) -> None:
         """Record durably that a file has arrived."""
         there = os.stat(os.path.join(self._folder, name))
         self._entries[name] = {"origin": origin, "size": there.st_size,
                                "mtime_ns": there.st_mtime_ns, "sha256": sha256}
+        self._save()
+
+    def _save(self) -> None:
         text = json.dumps(self._entries, indent=1, ensure_ascii=False)
         fsops.put(os.path.join(self._folder, _NAME), text.encode() + b"\n")
 

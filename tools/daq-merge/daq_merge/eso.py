@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 
+from daq_merge import options
 from daqlib import cli, errors, eso
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from daqlib.cliplain import Adds
 
 EXAMPLES = """\
 daqDpmMerge specification.json
 daqDpmMerge --root /data/night -o product.fits - < specification.json
 daqDpmMerge --dry-run --json specification.json
+daqDpmMerge --verify product.fits
 """
 
 
@@ -18,18 +26,18 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of daqDpmMerge."""
     made = cli.parser("daqDpmMerge", "Build the data product that a Data Product Specification "
                       "describes: the name of ESO's merger for daq-merge.", EXAMPLES, spool=False)
-    made.add_argument("specification", metavar="SPECIFICATION",
-                      help="a Data Product Specification; - reads stdin")
-    made.add_argument("--root", metavar="DIR", help="base of relative paths "
-                      "(default: the directory of SPECIFICATION)")
-    made.add_argument("-o", "--outfile", metavar="FILE",
-                      help="the product (default: FILEID.fits), relative to the root")
-    made.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    _add_arguments(made)
+    return made
+
+
+def _add_arguments(made: Adds) -> None:
+    options.add(made)
+    made.add_argument("--verify", action="store_true", help="verify products instead: structure, "
+                      "sums, and the manifest")
+    made.add_argument("-n", "--dry-run", action="store_true",
+                      help="check everything, write nothing")
     made.add_argument("--json", action="store_true", help="print status messages as JSON, one a "
                       "line")
-    made.add_argument("-l", "--logfile", metavar="FILE",
-                      help="append status messages to it, relative to the root")
-    return made
 
 
 class Internal(errors.Bug):
@@ -41,16 +49,19 @@ class Internal(errors.Bug):
 @cli.entry("daqDpmMerge")
 def daqDpmMerge(argv: list[str]) -> int:
     """Merge as ESO's merger; return the exit code of section 12.3.3."""
-    options = cli.parse(build_parser(), argv)
+    given = (cli.parse_plain("daqDpmMerge", _add_arguments, argv, spool=False)
+             or cli.parse(build_parser(), argv))
     from daq_merge import standalone
 
     try:
-        return standalone.run(options)
+        return standalone.run(given, internal=Internal.code)
     except (errors.DaqError, OSError):
         raise
     except Exception as error:
+        if os.environ.get("DAQ_DEBUG"):
+            raise
         raise Internal(f"internal error: {type(error).__name__}: {error}",
-                       "run daq-merge with DAQ_DEBUG=1 and report the traceback") from error
+                       "run again with DAQ_DEBUG=1 and report the traceback") from error
 
 
 #: Name -> parser and program.

@@ -10,15 +10,21 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from typing import Any
 
-from daq_merge import build
-from daq_merge.plan import Plan, plan
-from daqlib import cli, errors, fsops, history, manifest
+from daq_merge import build, record, undo
+from daq_merge.build import Built
+from daq_merge.how import How
+from daq_merge.plan import Plan, locate, plan
+from daqlib import alerts, cli, errors, fsops, history, manifest
 from daqlib.crashpoints import passing
 from daqlib.stage import Claim, Outcome, Stage
 
 Document = dict[str, Any]
+
+#: What the manifest says of a product as the ``sealed`` event says it.
+_FACTS = ("product", "size", "sha256", "fileId", "hdus", "way")
 
 
 def _specification(claim: Claim) -> Document:
@@ -58,33 +64,141 @@ def _work(claim: Claim) -> Outcome:
     path = claim.spool.path("result", name)
     _sweep_own(claim, name)
     inputs = hashlib.sha256(json.dumps(claim.inputs, sort_keys=True).encode()).hexdigest()
-    planned = plan(specification, claim.folder)
     sealed = _sealed_before(claim, path, inputs)
     if sealed is not None and not claim.force:
         cli.detail(f"{claim.id}: {name} was published by an earlier try")
-        return _outcome(claim, path, sealed, list(sealed.get("alerts", [])))
+        return _outcome(claim, path, sealed, _target(claim, specification))
+    target = _target(claim, specification)
+    changed = _changed(claim, target if _give_back(claim, target) else "")
+    how = _how(claim, target, path)
+    planned = plan(specification, claim.folder, how)
     embryo = fsops.temporary(path)
     try:
-        return _build(claim, planned, embryo, path, inputs)
-    except BaseException:
+        return _build(claim, planned, how, embryo, inputs, target, changed)
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(embryo)  # on a full disk, a product that nobody will read must not stay
+        if target and os.path.lexists(target):
+            undo.let_go(error)
+            undo.restore(target, cli.warn)  # it was to become the product, and did not
         raise
 
 
-def _build(claim: Claim, planned: Plan, embryo: str, path: str, inputs: str) -> Outcome:
-    built = build.write(planned, embryo, progress=cli.progress(f"{claim.id}: merge"))
-    for text in built.warnings:
-        cli.warn(f"{claim.id}: {text}")
-    os.chmod(embryo, 0o444)
-    facts = {"product": os.path.basename(path), "size": built.size, "sha256": built.sha256,
-             "hdus": built.hdus, "fileId": history.file_id(claim.events), "inputs": built.inputs}
-    claim.log("sealed", **{**facts, "inputs": inputs, "sources": built.inputs,
-                           "alerts": built.alerts})
-    passing("publish.sealed")
-    _publish(claim, embryo, path, built.sha256)
-    passing("publish.renamed")
-    return _outcome(claim, path, facts, built.alerts)
+def _target(claim: Claim, specification: Document) -> str:
+    """Return the path of the collected copy of the merge target, empty when there is none."""
+    source = specification["target"].get("source")
+    return locate(source["location"], claim.folder, "the merge target") if source else ""
+
+
+def _give_back(claim: Claim, target: str) -> bool:
+    """Have the collected copy of the merge target again, if an earlier merge made it the product.
+
+    The manifest of its collection is true again then: it has its content, size and time.
+
+    Returns:
+        Whether it was given back.
+    """
+    if not target:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        fsops.sweep(os.path.dirname(target))
+    if undo.restore(target, cli.warn, copied=True):  # nobody else delivers files there
+        cli.detail(f"{claim.id}: {os.path.basename(target)} was given back by an earlier merge")
+        return True
+    if os.path.lexists(target):
+        fsops.remove(undo.kept_of(target))  # what a crash in the middle of giving back leaves
+    return False
+
+
+def _changed(claim: Claim, given_back: str) -> dict[str, str]:
+    """Return what somebody changed since it was collected: its path in the job and its SHA-256.
+
+    Size and time tell. A file that was given back has those of its collection whatever was done to
+    the product that it was, or to one of its links, so that its digest is taken.
+    """
+    found: dict[str, str] = {}
+    for item in (claim.previous() or {}).get("outputs", []):
+        path = os.path.join(claim.folder, item["path"])
+        if not os.path.isfile(path) or manifest.is_true(item, claim.folder,
+                                                        verify=path == given_back):
+            continue
+        digest = fsops.sha256(path)
+        if digest != item["sha256"]:
+            found[item["path"]] = digest
+            if path == given_back:
+                os.utime(path)  # or the next run would take it for what was collected
+    return found
+
+
+def _how(claim: Claim, target: str, path: str) -> How:
+    """Return how to build: a job is never refused because its product cannot be built in a way."""
+    wanted = str(claim.settings["merge.way"])
+    ours = _lies_in_job(claim, target)
+    if target and wanted == "in-place" and not ours:
+        cli.warn(f"{claim.id}: {target} does not lie in data/{claim.id}/sources: it is left alone")
+    # "auto" clones where it can, which is what "clone" asks for; a job without a target needs no
+    # warning that it was not merged in place
+    way = wanted if wanted == "new" or wanted == "in-place" and ours else "auto"
+    return How(way, str(claim.settings["merge.sums"]), digest=True, product=path,
+               in_place_ok=wanted == "auto" and ours and _is_only_name(target))
+
+
+def _lies_in_job(claim: Claim, target: str) -> bool:
+    """Tell whether the target is where copies of this job are: somebody's own file stays his.
+
+    A person can lead a specification, or the directory of the copies, elsewhere.
+    """
+    here = os.path.join(os.path.realpath(claim.folder), "sources")
+    return target != "" and os.path.realpath(os.path.dirname(target)) == here
+
+
+def _is_only_name(target: str) -> bool:
+    try:
+        found = os.lstat(target)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
+
+def _build(claim: Claim, planned: Plan, how: How, embryo: str, inputs: str, target: str,
+           changed: dict[str, str]) -> Outcome:
+    built = build.write(planned, embryo, how, progress=cli.progress(f"{claim.id}: merge"))
+    try:
+        for text in built.warnings:
+            cli.warn(f"{claim.id}: {text}")
+        sources = _with_digests(claim, record.origins(planned.base, planned.inputs), changed)
+        facts = record.result(built, os.path.basename(how.product), history.file_id(claim.events),
+                              sources)
+        told = {**facts, "inputs": inputs, "sources": sources,
+                "alerts": built.alerts + [_suspicious(path) for path in changed],
+                "damaged": {str(index): why for index, why in built.damaged.items()}}
+        claim.log("sealed", **told)
+        passing("publish.sealed")
+        _publish(claim, built, how.product)
+        passing("publish.renamed")
+    finally:
+        built.hold = None  # whoever gives the target back asks whether somebody is at work on it
+        if built.undo and os.path.lexists(target):
+            undo.restore(target, cli.warn)  # it did not become the product
+    return _outcome(claim, how.product, told, target)
+
+
+def _suspicious(path: str) -> alerts.Alert:
+    return alerts.make("suspicious-time", path, f"{path} was changed after it had been collected; "
+                       "the product was made of it as it is")
+
+
+def _with_digests(claim: Claim, sources: list[Document], changed: dict[str, str]
+                  ) -> list[Document]:
+    """Add to each source what its collection found out: its origin and its digest."""
+    result = (claim.previous() or {}).get("result", {})
+    known = {item["path"]: item for item in result.get("files", [])}
+    for source in sources:
+        item = known.get(source["location"], {})
+        source.update({key: item[key] for key in ("origin", "sha256") if key in item})
+        if source["location"] in changed:
+            source["sha256"] = changed[source["location"]]
+    return sources
 
 
 def _sweep_own(claim: Claim, name: str) -> None:
@@ -103,16 +217,16 @@ def _sealed_before(claim: Claim, path: str, inputs: str) -> Document | None:
         return None
     if os.path.getsize(path) != event["size"] or fsops.sha256(path) != event["sha256"]:
         return None
-    facts = {key: event[key] for key in ("product", "size", "sha256", "hdus", "fileId", "alerts")}
-    return {**facts, "inputs": event.get("sources", [])}
+    return event
 
 
-def _publish(claim: Claim, embryo: str, path: str, sha256: str) -> None:
+def _publish(claim: Claim, built: Built, path: str) -> None:
     try:
-        fsops.move(embryo, path)
+        fsops.move(built.path, path)
     except FileExistsError:
-        same = os.path.isfile(path) and fsops.sha256(path) == sha256
-        os.unlink(embryo)
+        same = os.path.isfile(path) and fsops.sha256(path) == built.sha256
+        if not built.undo:
+            os.unlink(built.path)
         if not same:
             raise errors.Conflict(
                 f"result/{os.path.basename(path)} exists with other content",
@@ -129,11 +243,30 @@ def _link(name: str, target: str) -> None:
     os.replace(embryo, name)
 
 
-def _outcome(claim: Claim, path: str, facts: Document, raised: list[Document]) -> Outcome:
+def _keep(target: str, path: str) -> None:
+    """Keep the file of a target that became the product, so that it can always be given back."""
+    if not target or os.path.lexists(target):
+        return
+    journal = undo.read(undo.path_of(target))
+    if journal is not None and os.stat(path).st_ino == journal.inode:
+        try:
+            undo.keep(target, path)
+        except OSError as error:
+            cli.detail(f"{target}: can be given back only while {path} is there: {error.strerror}")
+
+
+def _outcome(claim: Claim, path: str, sealed: Document, target: str) -> Outcome:
+    """Return the outcome that the ``sealed`` event tells of a product that has its name."""
+    _keep(target, path)
+    os.chmod(path, 0o444)
     _link(claim.spool.data_path(claim.id, "result"), os.path.relpath(path, claim.folder))
-    made = manifest.output(claim.folder, path, facts["sha256"])
-    result = {key: value for key, value in facts.items() if key != "alerts"}
-    return Outcome([made], result, raised)
+    made = manifest.output(claim.folder, path, sealed["sha256"])
+    sources = sealed.get("sources", [])
+    damaged = {int(index): str(why) for index, why in sealed.get("damaged", {}).items()}
+    result = {key: sealed[key] for key in _FACTS if key in sealed}
+    return Outcome([made], {**result, "inputs": sources,
+                            "parts": record.parts(path, sources, damaged)},
+                   list(sealed.get("alerts", [])))
 
 
 STAGE = Stage(name="merge", previous="collect", next="release", work=_work, preflight=_preflight,
