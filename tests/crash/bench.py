@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from forge import Forge
 
 from daqlib import fsops, history
-from harness import STAGES
+from harness import STAGES, make_fits
 
 JOB, FILE_ID = "crash-1", "TEST.2026-11-21T02:30:00.123"
 NEXT = {"collect": "merge", "merge": "release", "release": "done"}
@@ -28,6 +28,7 @@ class Bench:
 
     forge: Forge
     folder: Path
+    env: dict[str, str] = field(default_factory=dict)
 
     @property
     def spool(self) -> Path:
@@ -48,7 +49,8 @@ class Bench:
         return [f"@{self.folder}/job.json"] if tool == "start" else ["--job", JOB]
 
     def run(self, tool: str, **env: str) -> Any:
-        return self.forge.run(self.spool, f"daq-{tool}", *self.arguments(tool), env=env)
+        return self.forge.run(self.spool, f"daq-{tool}", *self.arguments(tool),
+                              env={**self.env, **env})
 
     def trace(self, tool: str) -> Passed:
         """Run a tool undisturbed and return the points that it passed, in order."""
@@ -110,6 +112,34 @@ class Bench:
             digest = hashlib.sha256((data / f"{before}.json").read_bytes()).hexdigest()
             assert made["inputs"].pop(before) == digest
         return made
+
+
+def prepare(bench: Bench, **more: object) -> Bench:
+    """Write the files and the request of the job, and save the spool before each stage."""
+    for name, extensions in (("a", 2), ("b", 1)):
+        make_fits(bench.folder / f"{name}.fits", extensions, cards={"OBJECT": name},
+                  name=name.upper())
+    (bench.folder / "job.json").write_text(json.dumps(job(bench.folder, **more)))
+    bench.clear()
+    bench.run("start").ok()
+    bench.save("at-collect")
+    for stage in WAY:
+        bench.run(stage).ok()
+        bench.save(f"at-{NEXT[stage]}")
+    return bench
+
+
+def undisturbed_picture(bench: Bench) -> dict[str, Any]:
+    """The picture of a run in which nobody died."""
+    bench.clear()
+    bench.run("start").ok()
+    bench.finish("collect")
+    made = bench.picture()
+    assert made["tree"] == {"done": [f"{JOB}.json"]}
+    assert list(made["result"]) == [f"T_{FILE_ID}.fits"]
+    assert list(made["archive"]) == [f"{FILE_ID}.fits"]
+    assert made["locks"] == made["temporaries"] == []
+    return made
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:

@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import Any
 
-TOOLS = ("daq-start", "daq-collect", "daq-merge", "daq-release", "labourer")
+TOOLS = ("daq-start", "daq-collect", "daq-merge", "daq-release", "labourer", "signalled")
 _HEAVY = ("sh", "yaml", "numpy", "fitsio", "jsonschema", "referencing", "daqlib.transfer",
           "daq_collect.collect", "daq_merge.stagework", "daq_release.release", "daqlib.fitsfile")
 
