@@ -136,7 +136,7 @@ def test_told_to_end_at_random_in_a_gibibyte(large: Large) -> None:
     dice = random.Random(f"term {large.way}")
     seconds = [large.lasts(tool, *words) for tool, words in commands(large, 0)]
     ended = 0
-    for _ in range(20):
+    for _ in range(100):
         large.clear()
         told = disturbed(large, dice, seconds, signal.SIGTERM)
         if told.code == 0:
@@ -147,7 +147,9 @@ def test_told_to_end_at_random_in_a_gibibyte(large: Large) -> None:
         ended += 1
         assert not large.named()
         large.is_given_back()
-    assert ended >= 5
+        if ended >= 10:
+            break
+    assert ended >= 10
     large.goes_on()
 
 
@@ -251,7 +253,7 @@ def large_job(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.mark.slow
 def test_a_job_of_a_gibibyte_is_killed_at_random(large_job: LargeJob) -> None:
     dice, kills, bench = random.Random(12), 0, large_job.bench
-    while kills < 60:
+    while kills < 30:
         for _ in range(dice.randint(1, 5)):
             kills += large_job.disturbed(dice, signal.SIGKILL).code == -signal.SIGKILL
             large_job.named()
@@ -269,7 +271,7 @@ def test_a_job_of_a_gibibyte_is_killed_at_random(large_job: LargeJob) -> None:
 @pytest.mark.slow
 def test_a_job_of_a_gibibyte_is_told_to_end_at_random(large_job: LargeJob) -> None:
     dice, ended, bench = random.Random(13), 0, large_job.bench
-    for _ in range(16):
+    for _ in range(100):
         told = large_job.disturbed(dice, signal.SIGTERM)
         if told.code not in (0, -signal.SIGTERM):
             told.exits(143)
@@ -282,4 +284,6 @@ def test_a_job_of_a_gibibyte_is_told_to_end_at_random(large_job: LargeJob) -> No
             if bench.tree() == {"merge": [f"{JOB}.json"]}:
                 bench.run("merge").ok()
             large_job.reset()
-    assert ended >= 5
+        if ended >= 6:
+            break
+    assert ended >= 6
