@@ -55,5 +55,6 @@ def reflink_folder(scratch: Path, mib: int = 512) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        if subprocess.run(["umount", str(place)], check=False).returncode:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
         image.unlink()
