@@ -13,7 +13,6 @@ import signal
 import struct
 import subprocess
 import termios
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -462,61 +461,6 @@ def test_a_signal_leaves_all_or_nothing(daq: Daq, folder: Path, way: str, signum
             big(folder)
             before = digest(folder / "t.fits")
     assert codes <= {0, 128 + signum}
-
-
-class Gate:
-    """Holds a tool at every crash point until it is let on: its trace goes to a FIFO."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-
-    def let_on(self) -> str:
-        """Let it pass one point; return which."""
-        return self.path.read_text().strip()
-
-
-@pytest.mark.parametrize("way", ["new", "in-place"])
-def test_a_signal_at_every_point(daq: Daq, folder: Path, way: str) -> None:
-    make_fits(folder / "t.fits", 1, name="T")
-    write(folder, specification(file_source("a", "a.fits"), target=file_source("t", "t.fits")))
-    shutil.copy2(folder / "t.fits", daq.folder / "t.fits")
-    before, ended = names(folder), False
-    for number in range(40):
-        gate = Gate(daq.folder / f"gate-{number}")
-        with daq.start("daq-merge", folder / "spec.json", "--way", way, "-o", "p.fits",
-                       env={"DAQ_CRASH_TRACE": str(gate.path)}) as running:
-            for _ in range(number):
-                if (seen := gate.let_on()).startswith("move.synced"):
-                    break
-            else:
-                # it is, or will be, held at the next point
-                running.signal(signal.SIGTERM)
-                seen = ""
-            helper = threading.Thread(target=drain, args=(gate.path,), daemon=True)
-            helper.start()
-            code = running.wait().code
-        if code in (143, -signal.SIGTERM):  # the latter before it could have begun
-            assert names(folder) == before and digest(folder / "t.fits") == digest(
-                daq.folder / "t.fits"), number
-            continue
-        assert code == 0 and (folder / "p.fits").exists(), (number, seen)
-        (folder / "p.fits").unlink()
-        shutil.copy2(daq.folder / "t.fits", folder / "t.fits")
-        if seen:
-            ended = True
-            break
-    assert ended
-
-
-def drain(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    while True:
-        try:
-            os.read(fd, 1000)
-        except OSError:
-            return
-        time.sleep(0.001)
 
 
 def test_what_a_killed_run_left_is_swept_when_it_is_certainly_dead(daq: Daq, folder: Path) -> None:
