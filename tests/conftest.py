@@ -24,6 +24,10 @@ sys.path[:0] = [str(CHECKOUT / "lib"), *map(str, sorted((CHECKOUT / "tools").glo
 zmq.Context.__del__ = lambda _context: None  # type: ignore[method-assign]
 
 
+#: What ``daqlib.cli`` handles, or ignores when a product is about to get its name.
+_TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--daq-bin", metavar="DIR", type=Path, default=None,
                      help="test the tools of this directory, not of the checkout's bin/")
@@ -71,6 +75,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Give signals back what they did: a tool's ``main`` called by a test takes them over."""
+    before = {signum: signal.getsignal(signum) for signum in _TAKEN}
+    yield
+    for signum, handler in before.items():
+        if signal.getsignal(signum) != handler:
+            signal.signal(signum, handler)
 
 
 @pytest.fixture
