@@ -70,11 +70,9 @@ def test_the_ways_make_the_same_product(bench: Bench, undisturbed: dict[str, Any
     assert digests(bench.spool / "result") == undisturbed["result"]
 
 
-def test_an_undo_dies_at_each_of_its_points(bench: Bench, undisturbed: dict[str, Any],
-                                            way: str) -> None:
+@pytest.mark.parametrize("way", ["in-place"], indirect=True)
+def test_an_undo_dies_at_each_of_its_points(bench: Bench, undisturbed: dict[str, Any]) -> None:
     """A death of the merge, one of the undoing of it, and a third run."""
-    if way != "in-place":
-        return
     seen = set()
     for first in ("inplace.journal", "inplace.appended", "inplace.headers", "inplace.synced",
                   "publish.sealed"):
@@ -88,10 +86,8 @@ def test_an_undo_dies_at_each_of_its_points(bench: Bench, undisturbed: dict[str,
     assert seen == {"undo.length", "undo.headers"}
 
 
-def test_the_copy_is_made_again_whoever_dies(bench: Bench, undisturbed: dict[str, Any],
-                                             way: str) -> None:
-    if way != "in-place":
-        return
+@pytest.mark.parametrize("way", ["in-place"], indirect=True)
+def test_the_copy_is_made_again_whoever_dies(bench: Bench, undisturbed: dict[str, Any]) -> None:
     before = None
     for point in ("undo.copied", "undo.renamed", ""):
         bench.clear("at-merge")

@@ -29,7 +29,6 @@ def test_a_mismatch_is_written_into_the_product_and_stays_there(tmp_path):
     card = seal_cards(case.out, 4)[b"DATASUM "]
     assert b"MISMATCH: source had " + old in card
     assert list(result.damaged) == [4]
-    assert [part["damaged"] != "" for part in result.parts] == [n == 4 for n in range(9)]
     # the sums are right now, but what happened can still be read
     shutil.move(case.out, case.other)
     result = case.build("new")

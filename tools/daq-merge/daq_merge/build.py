@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from daq_merge.copying import Progress
     from daq_merge.follower import Follower
     from daq_merge.inplace import Hold
-    from daq_merge.layout import Input, Part
+    from daq_merge.layout import Input
     from daq_merge.plan import Alert, Plan
 
 __all__ = ["Built", "How", "build", "write"]
@@ -37,7 +37,7 @@ class Built:
         hdus: number of HDUs.
         alerts: conditions that the job must show (``daqlib.alerts``).
         warnings: sentences for people.
-        inputs: per input file its source, location, size and number of HDUs.
+        damaged: index of each HDU whose source does not match its sums, with the reason.
     """
 
     def __init__(self, planned: Plan, path: str, way: str, sealer: Sealer) -> None:
@@ -50,51 +50,11 @@ class Built:
         self.hdus = len(planned.parts)
         self.alerts: list[Alert] = planned.alerts + _short_blocks(planned) + sealer.alerts
         self.warnings = list(planned.warnings)
-        self.inputs = [_told(one) for one in planned.inputs]
-        self._facts = sealer.facts
+        self.damaged = sealer.damaged
 
     def release(self) -> None:
         """Let other merges at a target that became the product, or was given back."""
         self.hold = None
-
-    @property
-    def parts(self) -> list[dict[str, Any]]:
-        """Per HDU of the product its facts.
-
-        Index, kind, extname, source and location of its data, offset, sizes of header and data
-        without fill in bytes, DATASUM, CHECKSUM, and what is wrong with the sums of its source
-        (``damaged``, empty when nothing is).
-        """
-        facts = sorted(self._facts, key=lambda fact: fact[0].index)
-        return [_fact(*fact) for fact in facts]
-
-    @property
-    def damaged(self) -> dict[int, str]:
-        """Index of each HDU whose source does not match its sums, with the reason."""
-        return {part.index: wrong for part, _, _, wrong in self._facts if wrong}
-
-
-def _fact(part: Part, total: int, text: str, wrong: str) -> dict[str, Any]:
-    one, hdu = part.input, part.hdu
-    return {"index": part.index, "kind": hdu.kind if hdu else "SIMPLE",
-            "extname": _extname(hdu.cards) if hdu and part.index else "",
-            "source": one.source if one else "", "location": one.location if one else "",
-            "offset": part.offset, "header": part.header.size,
-            "data": hdu.data_size if hdu else 0, "datasum": total, "checksum": text,
-            "damaged": wrong}
-
-
-def _extname(cards: list[bytes]) -> str:
-    for card in cards:
-        if card.startswith(b"EXTNAME ="):
-            text = card[10:].decode("latin-1").strip()
-            return text[1:].partition("'")[0].rstrip() if text.startswith("'") else text
-    return ""
-
-
-def _told(one: Input) -> dict[str, Any]:
-    return {"sourceName": one.source, "location": one.location, "size": one.file.size,
-            "hdus": len(one.file.hdus)}
 
 
 def build(specification: dict[str, Any], root: str, out: str, how: How | None = None, *,

@@ -30,9 +30,7 @@ class Sealer:
 
     Attributes:
         alerts: what was found on the way.
-        facts: per part, in order of sealing: the part, its DATASUM, the text of its CHECKSUM,
-            and what is wrong with its source, empty when nothing is.
-        trusting: whether stated sums are believed.
+        damaged: index of each HDU whose source does not match its sums, with the reason.
 
     Args:
         stamp: time to note in the comments, ISO 8601.
@@ -41,8 +39,8 @@ class Sealer:
 
     def __init__(self, stamp: str, sums: str) -> None:
         self.alerts: list[Alert] = []
-        self.facts: list[tuple[Part, int, str, str]] = []
-        self.trusting = sums == "trust"
+        self.damaged: dict[int, str] = {}
+        self._trusting = sums == "trust"
         self._strict = sums == "strict"
         self._datasum_comment = f" / sum of the data unit, {stamp}"
         self._checksum = _card(f"CHECKSUM= '{_ZEROS}'", f" / sum of the HDU, {stamp}")
@@ -50,7 +48,7 @@ class Sealer:
     def believed(self, part: Part) -> int:
         """Return the sum that need not be computed, or -1."""
         # fill that is added may change the sum
-        if not self.trusting or (part.hdu is not None and part.hdu.short):
+        if not self._trusting or (part.hdu is not None and part.hdu.short):
             return -1
         return part.header.stated_sum
 
@@ -65,11 +63,10 @@ class Sealer:
             Damaged: the source states another sum and the sums are strict.
         """
         header = part.header
-        wrong = whole = ""
+        wrong = ""
         if header.stated or header.has_checksum:
-            wrong, whole = self._judge(part, total)
-            if whole and part.index and header.is_untouched:
-                self.facts.append((part, total, whole, ""))
+            wrong, sound = self._judge(part, total)
+            if sound and part.index and header.is_untouched:
                 return header.draft()
         raw = header.draft()
         if wrong or not header.stated or not header.keeps_datasum:
@@ -79,18 +76,17 @@ class Sealer:
         text = checksum.encode(checksum.add(checksum.data_sum(raw), total))
         at = header.checksum_at + _VALUE_AT
         raw[at:at + 16] = text.encode("ascii")
-        self.facts.append((part, total, text, wrong))
         return raw
 
-    def _judge(self, part: Part, total: int) -> tuple[str, str]:
-        """Return what is wrong with the sums of a source, and its CHECKSUM when all is right.
+    def _judge(self, part: Part, total: int) -> tuple[str, bool]:
+        """Return what is wrong with the sums of a source, and whether both are there and right.
 
         DATASUM decides where it is; a CHECKSUM alone covers data and header together. A missing or
         empty value says nothing.
         """
         header, hdu, wrong = part.header, part.hdu, ""
         if hdu is None:
-            return "", ""
+            return "", False
         sound = header.has_checksum and checksum.add(
             checksum.data_sum(hdu.header), total) in (0, _MODULUS)
         # 0 and 2^32 - 1 are the same number in this arithmetic
@@ -100,11 +96,9 @@ class Sealer:
         elif not header.stated and not sound:
             wrong = "CHECKSUM does not match header and data"
         if wrong:
+            self.damaged[part.index] = wrong
             self._alert(part, wrong)
-        if wrong or not sound or not header.stated:
-            return wrong, ""
-        at = header.checksum_at + _VALUE_AT
-        return "", hdu.header[at:at + 16].decode("latin-1")
+        return wrong, sound and header.stated != "" and not wrong
 
     def _datasum(self, total: int, stated: str, wrong: str) -> bytes:
         comment = self._datasum_comment

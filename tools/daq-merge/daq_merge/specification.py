@@ -53,7 +53,8 @@ def load(path: str) -> Document:
     try:
         document = quickjson.loads(text)
     except ValueError as error:
-        raise Refused(NOT_JSON, f"specification {path} is not JSON: {error}", "mend it") from error
+        what = "standard input" if path == "-" else f"specification {path}"
+        raise Refused(NOT_JSON, f"{what} is not JSON: {error}", "mend it") from error
     try:
         return check(document)
     except errors.BadData as error:

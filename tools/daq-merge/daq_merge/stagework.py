@@ -177,7 +177,7 @@ def _build(claim: Claim, planned: Plan, how: How, embryo: str, inputs: str, targ
         _publish(claim, built, how.product)
         passing("publish.renamed")
     finally:
-        built.hold = None  # whoever gives the target back asks whether somebody is at work on it
+        built.release()  # whoever gives the target back asks whether somebody is at work on it
         if built.undo and os.path.lexists(target):
             undo.restore(target, cli.warn)  # it did not become the product
     return _outcome(claim, how.product, told, target)

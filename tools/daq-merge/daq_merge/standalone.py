@@ -334,7 +334,7 @@ def _take_back(embryo: str, planned: Plan, how: How, built: Built | None, error:
     cli.settle()
     fsops.remove(embryo)
     if built is not None:
-        built.hold = None  # giving back asks whether somebody is at work on the target
+        built.release()  # giving back asks whether somebody is at work on the target
     if planned.base and (built.undo if built else how.way in ("in-place", "insert")):
         _undo().let_go(error)
         _undo().restore(planned.base.file.path)
