@@ -10,190 +10,22 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from daqlib import cli, errors, fsops, names
+from daqlib import cli, errors, fsops
+from daqlib.configkeys import ALIASES, DEFAULTS, KEYS, MOST, Values, absolute
 
 if TYPE_CHECKING:
     import yaml
 
-Values = dict[str, Any]
+__all__ = ["ALIASES", "DEFAULTS", "KEYS", "Config", "find", "load", "make_dataroot", "spelled"]
 
 _DEEPEST = 8  # levels of mappings; more is no configuration, or an anchor that holds itself
 _DATAROOT_MODE = 0o774
 _SHOWN = 100  # characters of a value in an error
-_MOST = 1 << 62  # of any number: what the system calls take
 
-
-def _anything(_value: Any) -> str:
-    return ""
-
-
-@dataclass(frozen=True)
-class Key:
-    """What is known of a key.
-
-    Attributes:
-        default: its type is the type of the value.
-        allowed: what to give, after the words "give" or "allowed is".
-        refuse: returns why a value of the right type is not allowed, or an empty text.
-        effect: False for keys that ESO's programs have and ours do not need.
-    """
-
-    default: Any
-    allowed: str
-    refuse: Callable[[Any], str] = _anything
-    effect: bool = True
-
-
-# -- what is allowed ------------------------------------------------------------------------------
-
-
-def _number(default: float, least: float = 0, *, above: bool = False, effect: bool = True) -> Key:
-    kind = "an integer" if isinstance(default, int) else "a number"
-    limit = f"above {least:g}" if above else f"from {least:g}"
-
-    def refuse(value: float) -> str:
-        if not value < _MOST:  # neither is "not a number"
-            return "too much"
-        return f"not {limit}" if above and value <= least else (
-            f"less than {least:g}" if value < least else "")
-
-    return Key(default, f"{kind} {limit}", refuse, effect)
-
-
-def _choice(*allowed: str) -> Key:
-    told = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-    return Key(allowed[0], told, lambda value: "" if value in allowed else "none of these")
-
-
-def _flag() -> Key:
-    return Key(False, "true or false")
-
-
-def _text(default: str = "", allowed: str = "text", *, effect: bool = True) -> Key:
-    return Key(default, allowed, effect=effect)
-
-
-def _program(default: str, *, effect: bool = True) -> Key:
-    return Key(default, "the name or path of a program",
-               lambda value: "" if value.strip() else "empty", effect)
-
-
-def _told(check: Callable[[Any], object], value: Any) -> str:
-    try:
-        check(value)
-    except errors.DaqError as error:
-        return error.message
-    return ""
-
-
-def _instrument(value: str) -> str:
-    return "" if names.INSTRUMENT.fullmatch(value) else "not allowed"
-
-
-def _endpoint(default: str, scheme: str, *, effect: bool = True) -> Key:
-    def refuse(value: str) -> str:
-        from daqlib import uri  # here: only files that name an endpoint pay for it
-
-        def check(text: str) -> None:
-            if uri.parse(text, bind=True).scheme not in (scheme, "ipc"):
-                raise errors.BadData(f"no {scheme}:// endpoint")
-
-        return _told(check, value) if value or default else ""
-
-    return Key(default, f"{scheme}://HOST:PORT or ipc:///DIRECTORY/NAME.sock", refuse, effect)
-
-
-def _absolute(value: str) -> str:
-    return _told(names.check_path, value) if value else ""
-
-
-def _dictionaries(value: list[Any]) -> str:
-    for each in value:
-        if not isinstance(each, str) or not each:
-            return f"{each!r} is no text"
-        if os.path.isabs(each) or ".." in each.split("/"):
-            return f"{each!r} is not relative"
-    return ""
-
-
-def _database(value: str) -> str:
-    return "" if not value or value.startswith("cii.oldb:/") else "not a path of the database"
-
-
-def _folders(value: list[Any]) -> str:
-    return next((told for each in value if (told := _told(names.check_path, each))), "")
-
-
-def _receivers(value: list[Any]) -> str:
-    for number, each in enumerate(value, 1):
-        if not isinstance(each, dict) or each.get("type") != "olasReceiver":
-            return f"entry {number} has no type olasReceiver"
-        told = _told(names.check_path, each.get("path")) or (
-            _told(names.check_host, each["host"]) if each.get("host") else "")
-        if told:
-            return f"entry {number}: {told}"
-    return ""
-
-
-#: Every key, dotted; the sample configuration explains them.
-KEYS: dict[str, Key] = {
-    "instrument_id": Key("UNDEF", "1 to 32 letters, digits and _+-", _instrument),
-    "spool": _text(allowed="a directory"),
-    "dataroot": Key("", "an absolute path", _absolute),
-    "network_spool": _flag(),
-    "req_endpoint": _endpoint("zpb.rr://127.0.0.1:12081/", "zpb.rr"),
-    "pub_endpoint": _endpoint("zpb.ps://127.0.0.1:12082/", "zpb.ps"),
-    "insecure": _flag(),
-    "curve.certificate": _text(allowed="a .key_secret file"),
-    "curve.authorized": _text(allowed="a directory of .key files"),
-    "request_timeout_sec": _number(5.0, above=True),
-    "log_properties": _text(allowed="a Config Path"),
-    "dictionaries": Key([], "a list of paths relative to $CFGPATH", _dictionaries),
-    "daq.stale_acquiring_hours": _number(14),
-    "daq.stale_merging_hours": _number(48),
-    "limits.daq": _number(1),
-    "limits.merge": _number(1),
-    "limits.net_receive": _number(0),
-    "limits.net_send": _number(0),
-    "merge.way": _choice("auto", "new", "clone", "in-place"),
-    "merge.sums": _choice("verify", "trust", "strict"),
-    "retry.tries": _number(5, 1),
-    "retry.first_sec": _number(30.0),
-    "retry.longest_sec": _number(3600.0),
-    "floor.spool_bytes": _number(64 << 20),
-    "floor.result_bytes": _number(64 << 20),
-    "scan_interval_sec": _number(5.0, above=True),
-    "timeout.base_sec": _number(120.0),
-    "timeout.bytes_per_sec": _number(1 << 20),
-    "ssh_config": _text(allowed="a file"),
-    "rsh": _program("ssh"),
-    "bin_rsync": _program("rsync"),
-    "receivers": Key([], "a list of receivers: {type: olasReceiver, path: DIR, host: HOST}",
-                     _receivers),
-    "stable_sources": Key([], "a list of absolute paths", _folders),
-    "daq.workspace": _text(effect=False),
-    "dpm.req_endpoint": _endpoint("", "zpb.rr", effect=False),
-    "dpm.pub_endpoint": _endpoint("", "zpb.ps", effect=False),
-    "dpm.timeout_sec": _number(5, effect=False),
-    "oldb_uri_prefix": Key("", "cii.oldb:/PATH", _database, effect=False),
-    "oldb_conn_timeout": _number(2, effect=False),
-    "sm_scxml": _text(allowed="a Config Path", effect=False),
-    "bin_merge": _program("daqDpmMerge", effect=False),
-}
-
-#: Every key with its default.
-DEFAULTS: Values = {name: key.default for name, key in KEYS.items()}
-
-#: Other spellings that the manual uses in places, and the key that gets their value.
-ALIASES: dict[str, str] = {
-    **{f"limit.{name}": f"limits.{name}" for name in ("daq", "merge", "net_receive", "net_send")},
-    "workspace": "daq.workspace",
-    "db_timeout_sec": "oldb_conn_timeout",
-}
 
 _KINDS = {str: "text", bool: "true or false", int: "an integer", float: "a number", list: "a list"}
 _GROUPS = {name.partition(".")[0] for name in (*KEYS, *ALIASES) if "." in name}
@@ -276,7 +108,7 @@ def _with_environment(given: Values) -> Values:
     merged = {**DEFAULTS, **given}
     if not merged["dataroot"]:
         merged["dataroot"] = os.environ.get("DATAROOT", "")
-        if reason := _absolute(merged["dataroot"]):
+        if reason := absolute(merged["dataroot"]):
             raise errors.BadConfig(f"the environment's DATAROOT: {reason}",
                                    f"give {KEYS['dataroot'].allowed}")
     return merged
@@ -366,7 +198,7 @@ def _checked(path: str, name: str, given: _Given) -> Any:
     key, value = KEYS[name], given.value
     kind = type(key.default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(min(value, _MOST))
+        value = float(min(value, MOST))
     reason = f"not {_KINDS[kind]}" if type(value) is not kind else key.refuse(value)
     if reason:
         told = f"is {_shown(given.value)}: {reason}" if given.value is not None else "is empty"

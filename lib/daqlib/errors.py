@@ -88,8 +88,12 @@ class Later(DaqError):
     meaning = "later: busy, no space, host down"
 
 
-class HostDown(Later):
-    """Another host does not answer. No job is at fault, so the try does not count."""
+class Patience(Later):
+    """Not now, and no job is at fault: the try does not count, so that it is never given up."""
+
+
+class HostDown(Patience):
+    """Another host does not answer."""
 
 
 class NoPermission(DaqError):

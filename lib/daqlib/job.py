@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from daqlib import cli, clock, errors, fsops, history, names, schema, strictjson
+from daqlib import cli, clock, errors, fsops, history, names, receivers, schema, strictjson
 from daqlib.crashpoints import passing
 from daqlib.spool import Spool
 
@@ -113,7 +113,7 @@ def check(document: Document, job: str = "") -> None:
     names.check_prefix(document.get("filePrefix", ""))
     _check_sources(document)
     for receiver in document.get("receivers", []):
-        check_receiver(receiver)
+        receivers.check(receiver)
     for member in schema.unknown_in_job(document):
         cli.warn(f"unknown member {member!r} of the specification ignored")
 
@@ -154,17 +154,6 @@ def _check_start_time(source: Document) -> None:
     except ValueError:
         raise errors.BadData(f"startTime {text!r} of source {name!r} is no time",
                              "write UTC as YYYY-MM-DDThh:mm:ss.sssZ") from None
-
-
-def check_receiver(receiver: Document) -> None:
-    """Check the names in a receiver.
-
-    Raises:
-        errors.BadData: its path or host is not allowed.
-    """
-    names.check_path(receiver["path"], "receiver path")
-    if receiver.get("host"):
-        names.check_host(receiver["host"])
 
 
 def is_live(document: Document) -> bool:

@@ -303,7 +303,7 @@ def _unsuccessful(claim: Claim, error: errors.DaqError) -> None:
     count = history.tries(claim.events, claim.stage.name)
     if final:
         _fail(claim, error)
-    if isinstance(error, errors.HostDown):
+    if isinstance(error, errors.Patience):
         _defer(claim, error, history.outages(claim.events, claim.stage.name) + 1, counts=False)
     if count >= int(claim.settings["retry.tries"]):
         _fail(claim, errors.BadData(f"given up after {count} tries: {error}"))

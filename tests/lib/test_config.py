@@ -144,9 +144,9 @@ def test_an_unknown_key_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("cfg: {oldb_uri_prefix: elt/ocm}", "cfg/oldb_uri_prefix is 'elt/ocm': .*; give cii.oldb:/"),
     ("cfg: {stable_sources: [data]}", "path 'data' is not allowed; give a list of absolute paths"),
     ("cfg: {receivers: here}", "cfg/receivers is 'here': not a list"),
-    ("cfg: {receivers: [{type: mail}]}", "entry 1 has no type olasReceiver"),
+    ("cfg: {receivers: [{type: mail}]}", "entry 1: receivers of type 'mail' are not known"),
     ("cfg: {receivers: [{type: olasReceiver, path: /a}, {type: olasReceiver, path: b}]}",
-     "entry 2: path 'b' is not allowed"),
+     "entry 2: receiver path 'b' is not allowed"),
     ("cfg: {receivers: [{type: olasReceiver, path: /a, host: -oProxy}]}", "entry 1: host"),
     ("cfg: {limits: 3}", "cfg/limits is 3, but holds keys; indent below it: limits.daq"),
     ("cfg:\n  limits:\n    merge: 1\n    daq: 2\n    merge: 1",
@@ -239,7 +239,7 @@ cfg:
     assert capsys.readouterr().err == ""
     assert made["daq.stale_merging_hours"] == 720
     assert made["log_properties"] == "log.properties"
-    assert set(made.idle) == {"sm_scxml", "daq.workspace", "dpm.req_endpoint", "dpm.pub_endpoint"}
+    assert set(made.idle) == {"sm_scxml", "daq.workspace"}
 
 
 def test_every_default_is_allowed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from daq_release import delivery
 from daq_release.delivery import Product
-from daqlib import alerts, cli, errors, fsops, history, job, manifest, names, transfer
+from daqlib import alerts, cli, errors, fsops, history, manifest, names, receivers, transfer
 from daqlib.stage import Claim, Outcome, Stage
 
 Document = dict[str, Any]
@@ -70,10 +70,7 @@ def _deliver(claim: Claim, product: Product, receiver: Document) -> str:
 
 
 def _check(receiver: Document) -> None:
-    if receiver.get("type") != "olasReceiver":
-        raise errors.BadConfig(f"receivers of type {receiver.get('type')!r} are not known",
-                               "use olasReceiver")
-    job.check_receiver({"path": "", **receiver})
+    receivers.check(receiver)
 
 
 def _delivered(events: list[history.Event], product: Product, receiver: Document,
