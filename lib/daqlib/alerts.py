@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Alert = dict[str, Any]
 
 ERROR, WARNING, INFO = "error", "warning", "info"
+_SEVERITIES = (ERROR, WARNING, INFO)
 
 #: Condition -> severity and meaning; the operator's guide prints it.
 CONDITIONS: dict[str, tuple[str, str]] = {
@@ -29,6 +30,7 @@ CONDITIONS: dict[str, tuple[str, str]] = {
     "release-failed": (ERROR, "a receiver did not get the product"),
     "suspicious-time": (WARNING, "a source file was modified after the acquisition stopped, or "
                                  "its copy after it was collected"),
+    "lost-there": (ERROR, "the host that the job was handed over to does not know it any more"),
     "failed": (ERROR, "the job is in failed/"),
     "held": (INFO, "the job is parked in hold/"),
     "stale": (ERROR, "the job was given up after too long a time"),
@@ -64,7 +66,8 @@ def active(events: list[history.Event], place: str) -> list[Alert]:
         name = event["event"]
         if name == "alert":
             key = str(event.get("id", ""))
-            found[key] = {"id": key, "severity": event.get("severity", ERROR),
+            severity = event.get("severity")
+            found[key] = {"id": key, "severity": severity if severity in _SEVERITIES else ERROR,
                           "description": event.get("description", ""),
                           "timestamp": history.seconds(event), "stage": event.get("stage", "")}
         elif name == "alert-cleared":

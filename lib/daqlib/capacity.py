@@ -6,6 +6,8 @@ to start and for those that explain why nothing starts.
 
 from __future__ import annotations
 
+from typing import Any
+
 from daqlib import errors, fsops
 from daqlib.config import Config
 from daqlib.spool import Spool, holder
@@ -50,11 +52,16 @@ def shortage(spool: Spool, settings: Config) -> str:
     return next(filter(None, (below_floor(spool, settings, key) for key in _FLOORS)), "")
 
 
-def holders(spool: Spool, settings: Config, limit: str) -> list[int]:
-    """Return the process ids that hold the places of a limit, 0 for one that does not say.
+def taken(spool: Spool, settings: Config, limit: str) -> list[dict[str, Any]]:
+    """Return what is known of each taken place of a limit, see :func:`daqlib.spool.holder_text`.
 
-    The id is that of the tool that took the place; a child that outlives it may hold it now.
+    The process is the tool that took the place; a child that outlives it may hold it now.
     """
     paths = [spool.path("lock", f".slot-{limit}-{number}")
              for number in range(int(settings[f"limits.{limit}"]))]
-    return [int(holder(path).get("pid", 0) or 0) for path in paths if fsops.is_locked(path)]
+    return [holder(path) for path in paths if fsops.is_locked(path)]
+
+
+def holders(spool: Spool, settings: Config, limit: str) -> list[int]:
+    """Return the process ids that took the places of a limit, 0 for one that does not say."""
+    return [int(facts.get("pid", 0) or 0) for facts in taken(spool, settings, limit)]

@@ -115,7 +115,9 @@ def parse_plain(tool: str, add: Callable[[cliplain.Adds], None], argv: list[str]
 
 def parse(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments and take over how talkative to be."""
-    options = made.parse_args(argv) if _has_subcommands(made) else _intermixed(made, argv)
+    # without positional arguments nothing can stand between them, and asking costs milliseconds
+    plain = _has_subcommands(made) or not made._get_positional_actions()
+    options = made.parse_args(argv) if plain else _intermixed(made, argv)
     set_verbosity(int(options.verbose), quiet=bool(options.quiet))
     return options
 
@@ -238,10 +240,26 @@ def from_os_error(error: OSError) -> errors.DaqError:
     name = f"{error.filename}: " if error.filename else ""
     text = f"{name}{error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.Later(text, "free some space")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return errors.Later(text, _space_remedy(error))
+    if error.errno == errno.EROFS:
+        return errors.NoPermission(text, "the system's log may say why it is mounted read-only: "
+                                   "mend that and remount it")
+    if error.errno in (errno.EACCES, errno.EPERM):
         return errors.NoPermission(text, "check owner and mode of the file and its directory")
     return errors.IoFailure(text, _REMEDIES.get(error.errno or 0, ""))
+
+
+def _space_remedy(error: OSError) -> str:
+    if error.errno == errno.EDQUOT:
+        return "free some space, or have the quota raised"
+    try:
+        found = os.statvfs(os.path.dirname(os.fsdecode(error.filename or "")) or ".")
+    except (OSError, TypeError):
+        return "free some space"
+    # space enough, and yet no file can be made
+    full = found.f_files and not found.f_favail
+    return ("remove some files: the file system can hold no more of them, see 'df -i'" if full
+            else "free some space")
 
 
 def fail(error: errors.DaqError) -> int:
@@ -357,9 +375,10 @@ def emit(document: object) -> None:
     """Print one JSON document as one line on stdout, flushed."""
     import json
 
-    # the bytes of a name that is not UTF-8 are told as JSON can: by the escapes that Python reads
-    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    show(text)
+    # what a terminal would obey, and the bytes of a name that is not UTF-8, are told by escapes
+    text = json.dumps(document, ensure_ascii=False)
+    show(text if text.isprintable() else "".join(
+        c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def show(text: str = "") -> None:

@@ -5,8 +5,9 @@
         ocm.AwaitDaqState(reply.id, DaqState.StateAcquiring, DaqSubState.Stopped, 60)
 
 Methods have the names and parameters of ``daqif.OcmDaqControl`` (ESO-396401, section 13.1); those
-of ``stdif.StdCmds`` are below ``std``, because both interfaces have a GetStatus. Importing this
-module loads nothing that is slow to load; the first request loads ZeroMQ.
+of ``stdif.StdCmds`` are below ``std``, because both interfaces have a GetStatus. The interfaces of
+``daq-watch --serve`` (sections 13.2 and 13.3) have a client of their own, :class:`DpmClient`.
+Importing this module loads nothing that is slow to load; the first request loads ZeroMQ.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from daqlib import rpc, uri
 from daqlib.interface import (
@@ -27,24 +28,33 @@ from daqlib.interface import (
     DaqState,
     DaqStatus,
     DaqSubState,
+    DpmControl,
+    DpmDaqControl,
+    InternalDaqStatus,
     LogInfo,
     OcmDaqControl,
     Request,
     Status,
     StdCmds,
+    StorageStatus,
     daq_status,
+    internal_daq_status,
     std_status,
+    storage_status,
 )
 
-__all__ = ["Alert", "AsyncDaqClient", "AwaitDaqReply", "DaqClient", "DaqException", "DaqReply",
-           "DaqState", "DaqStatus", "DaqSubState", "LogInfo", "NotOperational", "Status"]
+__all__ = ["Alert", "AsyncDaqClient", "AsyncDpmClient", "AwaitDaqReply", "DaqClient",
+           "DaqException", "DaqReply", "DaqState", "DaqStatus", "DaqSubState", "DpmClient",
+           "InternalDaqStatus", "LogInfo", "NotOperational", "Status", "StorageStatus"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Sample = DaqStatus | Status
+Sample = DaqStatus | Status | StorageStatus
+Topics = dict[str, Callable[[Any], Sample]]
 
-_TOPICS: dict[str, Callable[[Any], Sample]] = {
-    "/daq/status": daq_status, "/std/status": std_status}
+_TOPICS: Topics = {"/daq/status": daq_status, "/std/status": std_status}
+_DPM_TOPICS: Topics = {"/daq/status": daq_status, "/dpm/storage": storage_status,
+                       "internal/daq/status": internal_daq_status}
 
 
 class DaqException(rpc.RemoteError):
@@ -115,9 +125,11 @@ class _Awaiting(_Command[P, T]):
 class _Addresses:
     """Where the server is, and how long to wait for it."""
 
-    def __init__(self, requests: str | None, topics: str | None, timeout_s: float) -> None:
-        self._requests = uri.parse(request_endpoint(requests))
-        self._topics = topics
+    def __init__(self, requests: str | None, topics: str | None, timeout_s: float, *,
+                 dpm: bool) -> None:
+        self._requests = uri.parse(_endpoint(requests, "dpm.req_endpoint", None) if dpm else
+                                   request_endpoint(requests))
+        self._topics, self._dpm = topics, dpm
         self.timeout_s = timeout_s
 
     def service(self, request: Request[Any]) -> str:
@@ -130,7 +142,8 @@ class _Addresses:
 
     def topics(self) -> str:
         """Return the endpoint of the topics; only who subscribes needs one."""
-        return topic_endpoint(self._topics)
+        return (_endpoint(self._topics, "dpm.pub_endpoint", None) if self._dpm else
+                topic_endpoint(self._topics))
 
 
 @contextlib.contextmanager
@@ -156,11 +169,11 @@ def _result(request: Request[T], document: Any) -> T:
     except (KeyError, TypeError, ValueError) as error:
         raise rpc.BadReply(f"the reply to {request.command} is not one of the interface: "
                            f"{type(error).__name__} {error}",
-                           "check that the endpoint is that of daq-ctl") from error
+                           "check that the endpoint is the right server's") from error
 
 
-def _sample(topic: str, document: Any) -> Sample | None:
-    read = _TOPICS.get(topic)
+def _sample(topics: Topics, topic: str, document: Any) -> Sample | None:
+    read = topics.get(topic)
     try:
         return read(document) if read else None
     except (KeyError, TypeError, ValueError):
@@ -185,7 +198,56 @@ class _BlockingStd:
     SetLogLevel = _Blocking(StdCmds.SetLogLevel)
 
 
-class DaqClient:
+class _Client:
+    """Sends requests and subscribes, and blocks meanwhile."""
+
+    _topics = _TOPICS
+
+    def __init__(self, addresses: _Addresses) -> None:
+        self._addresses = addresses
+        self._open: weakref.WeakSet[Generator[Any]] = weakref.WeakSet()
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """End the subscriptions."""
+        for samples in list(self._open):
+            with contextlib.suppress(ValueError):  # another thread is in it, and ends it
+                samples.close()
+
+    def send(self, request: Request[T]) -> T:
+        """Send a request and return its result."""
+        answer: Any = "OK"
+        with _as_exceptions(request):
+            answer = rpc.call(self._addresses.service(request), request.command, request.params,
+                              self._addresses.limit(request))
+        return _result(request, answer)
+
+    def subscribe(self, timeout_s: float | None = None) -> Generator[Sample]:
+        """Yield every status that is published from the first use of the iterator on.
+
+        Use it to show what happens; to wait for something use AwaitDaqState, which also knows
+        what happened before.
+
+        Args:
+            timeout_s: after which the iteration ends; None: never.
+        """
+        made = self._samples(timeout_s)
+        self._open.add(made)
+        return made
+
+    def _samples(self, timeout_s: float | None) -> Generator[Sample]:
+        for topic, document in rpc.subscribe(self._addresses.topics(), tuple(self._topics),
+                                             timeout_s):
+            sample = _sample(self._topics, topic, document)
+            if sample is not None:
+                yield sample
+
+
+class DaqClient(_Client):
     """Acquisition control that blocks until the reply is there.
 
     Every command raises :class:`DaqException` when the server refuses it or it fails,
@@ -211,8 +273,7 @@ class DaqClient:
             errors.BadData: an endpoint is not allowed.
             errors.BadConfig: the configuration is not usable.
         """
-        self._addresses = _Addresses(requests, topics, timeout_s)
-        self._open: weakref.WeakSet[Generator[Sample]] = weakref.WeakSet()
+        super().__init__(_Addresses(requests, topics, timeout_s, dpm=False))
         self.std = _BlockingStd(self.send)
 
     StartDaq = _Blocking(OcmDaqControl.StartDaq)
@@ -228,25 +289,6 @@ class DaqClient:
     GetStatus = _Blocking(OcmDaqControl.GetStatus)
     GetDaqStatus = _Blocking(OcmDaqControl.GetDaqStatus)
     GetActiveList = _Blocking(OcmDaqControl.GetActiveList)
-
-    def __enter__(self) -> DaqClient:
-        """Return the client itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        """End the subscriptions."""
-        for samples in list(self._open):
-            with contextlib.suppress(ValueError):  # another thread is in it, and ends it
-                samples.close()
-
-    def send(self, request: Request[T]) -> T:
-        """Send a request and return its result."""
-        answer: Any = "OK"
-        with _as_exceptions(request):
-            answer = rpc.call(self._addresses.service(request), request.command, request.params,
-                              self._addresses.limit(request))
-        return _result(request, answer)
 
     def stop(self, id: str, timeout_s: float = 60.0) -> DaqStatus:
         """Stop an acquisition, keep its data, and return once it is Stopped.
@@ -267,24 +309,37 @@ class DaqClient:
             refused = error
         return _stopped(refused, self.AwaitDaqState(*_wait_for_stop(id, timeout_s, refused)))
 
-    def subscribe(self, timeout_s: float | None = None) -> Generator[Sample]:
-        """Yield every status that is published from the first use of the iterator on.
 
-        Use it to show what happens; to wait for something use AwaitDaqState, which also knows
-        what happened before.
+class DpmClient(_Client):
+    """The interfaces of ``daq-watch --serve``: what is queued, merged and released.
+
+    It blocks, and raises, as :class:`DaqClient` does.
+    """
+
+    _topics = _DPM_TOPICS
+
+    def __init__(self, requests: str | None = None, topics: str | None = None, *,
+                 timeout_s: float = 60.0) -> None:
+        """Note where the server is; nothing is sent yet.
 
         Args:
-            timeout_s: after which the iteration ends; None: never.
-        """
-        made = self._samples(timeout_s)
-        self._open.add(made)
-        return made
+            requests: request endpoint (default: ``cfg/dpm/req_endpoint``).
+            topics: publish endpoint (default: ``cfg/dpm/pub_endpoint``).
+            timeout_s: the longest to wait for a reply.
 
-    def _samples(self, timeout_s: float | None) -> Generator[Sample]:
-        for topic, document in rpc.subscribe(self._addresses.topics(), tuple(_TOPICS), timeout_s):
-            sample = _sample(topic, document)
-            if sample is not None:
-                yield sample
+        Raises:
+            errors.BadData: an endpoint is not allowed.
+            errors.BadConfig: the configuration is not usable.
+        """
+        super().__init__(_Addresses(requests, topics, timeout_s, dpm=True))
+
+    QueryStorageStatus = _Blocking(DpmControl.QueryStorageStatus)
+    Exit = _Blocking(DpmControl.Exit)
+    QueueDaq = _Blocking(DpmDaqControl.QueueDaq)
+    AbortDaq = _Blocking(DpmDaqControl.AbortDaq)
+    GetDaqStatus = _Blocking(DpmDaqControl.GetDaqStatus)
+    GetActiveDaqs = _Blocking(DpmDaqControl.GetActiveDaqs)
+    GetInternalDaqStatus = _Blocking(DpmDaqControl.GetInternalDaqStatus)
 
 
 class _AsyncStd:
@@ -305,35 +360,16 @@ class _AsyncStd:
     SetLogLevel = _Awaiting(StdCmds.SetLogLevel)
 
 
-class AsyncDaqClient:
-    """Acquisition control for asyncio: the same commands as :class:`DaqClient`, to be awaited.
+class _AsyncClient:
+    """Sends requests and subscribes without blocking the loop."""
 
-    Attributes:
-        std: the commands of ``stdif.StdCmds``.
-    """
+    _topics = _TOPICS
 
-    def __init__(self, requests: str | None = None, topics: str | None = None, *,
-                 timeout_s: float = 60.0) -> None:
-        """Note where the server is; arguments and errors are those of :class:`DaqClient`."""
-        self._addresses = _Addresses(requests, topics, timeout_s)
-        self._open: weakref.WeakSet[AsyncGenerator[Sample]] = weakref.WeakSet()
-        self.std = _AsyncStd(self.send)
+    def __init__(self, addresses: _Addresses) -> None:
+        self._addresses = addresses
+        self._open: weakref.WeakSet[AsyncGenerator[Any]] = weakref.WeakSet()
 
-    StartDaq = _Awaiting(OcmDaqControl.StartDaq)
-    StartDaqV2 = _Awaiting(OcmDaqControl.StartDaqV2)
-    StopDaq = _Awaiting(OcmDaqControl.StopDaq)
-    ForceStopDaq = _Awaiting(OcmDaqControl.ForceStopDaq)
-    AbortDaq = _Awaiting(OcmDaqControl.AbortDaq)
-    ForceAbortDaq = _Awaiting(OcmDaqControl.ForceAbortDaq)
-    PauseDaq = _Awaiting(OcmDaqControl.PauseDaq)
-    ContinueDaq = _Awaiting(OcmDaqControl.ContinueDaq)
-    UpdateKeywords = _Awaiting(OcmDaqControl.UpdateKeywords)
-    AwaitDaqState = _Awaiting(OcmDaqControl.AwaitDaqState)
-    GetStatus = _Awaiting(OcmDaqControl.GetStatus)
-    GetDaqStatus = _Awaiting(OcmDaqControl.GetDaqStatus)
-    GetActiveList = _Awaiting(OcmDaqControl.GetActiveList)
-
-    async def __aenter__(self) -> AsyncDaqClient:
+    async def __aenter__(self) -> Self:
         """Return the client itself."""
         return self
 
@@ -352,6 +388,47 @@ class AsyncDaqClient:
                                      request.params, self._addresses.limit(request))
         return _result(request, answer)
 
+    def subscribe(self, timeout_s: float | None = None) -> AsyncGenerator[Sample]:
+        """Yield every status that is published; see :meth:`DaqClient.subscribe`."""
+        made = self._samples(timeout_s)
+        self._open.add(made)
+        return made
+
+    async def _samples(self, timeout_s: float | None) -> AsyncGenerator[Sample]:
+        async for topic, document in rpc.asubscribe(self._addresses.topics(), tuple(self._topics),
+                                                    timeout_s):
+            sample = _sample(self._topics, topic, document)
+            if sample is not None:
+                yield sample
+
+
+class AsyncDaqClient(_AsyncClient):
+    """Acquisition control for asyncio: the same commands as :class:`DaqClient`, to be awaited.
+
+    Attributes:
+        std: the commands of ``stdif.StdCmds``.
+    """
+
+    def __init__(self, requests: str | None = None, topics: str | None = None, *,
+                 timeout_s: float = 60.0) -> None:
+        """Note where the server is; arguments and errors are those of :class:`DaqClient`."""
+        super().__init__(_Addresses(requests, topics, timeout_s, dpm=False))
+        self.std = _AsyncStd(self.send)
+
+    StartDaq = _Awaiting(OcmDaqControl.StartDaq)
+    StartDaqV2 = _Awaiting(OcmDaqControl.StartDaqV2)
+    StopDaq = _Awaiting(OcmDaqControl.StopDaq)
+    ForceStopDaq = _Awaiting(OcmDaqControl.ForceStopDaq)
+    AbortDaq = _Awaiting(OcmDaqControl.AbortDaq)
+    ForceAbortDaq = _Awaiting(OcmDaqControl.ForceAbortDaq)
+    PauseDaq = _Awaiting(OcmDaqControl.PauseDaq)
+    ContinueDaq = _Awaiting(OcmDaqControl.ContinueDaq)
+    UpdateKeywords = _Awaiting(OcmDaqControl.UpdateKeywords)
+    AwaitDaqState = _Awaiting(OcmDaqControl.AwaitDaqState)
+    GetStatus = _Awaiting(OcmDaqControl.GetStatus)
+    GetDaqStatus = _Awaiting(OcmDaqControl.GetDaqStatus)
+    GetActiveList = _Awaiting(OcmDaqControl.GetActiveList)
+
     async def stop(self, id: str, timeout_s: float = 60.0) -> DaqStatus:
         """Stop an acquisition and keep its data; see :meth:`DaqClient.stop`."""
         refused: DaqException | None = None
@@ -362,18 +439,24 @@ class AsyncDaqClient:
         reply = await self.AwaitDaqState(*_wait_for_stop(id, timeout_s, refused))
         return _stopped(refused, reply)
 
-    def subscribe(self, timeout_s: float | None = None) -> AsyncGenerator[Sample]:
-        """Yield every status that is published; see :meth:`DaqClient.subscribe`."""
-        made = self._samples(timeout_s)
-        self._open.add(made)
-        return made
 
-    async def _samples(self, timeout_s: float | None) -> AsyncGenerator[Sample]:
-        async for topic, document in rpc.asubscribe(self._addresses.topics(), tuple(_TOPICS),
-                                                    timeout_s):
-            sample = _sample(topic, document)
-            if sample is not None:
-                yield sample
+class AsyncDpmClient(_AsyncClient):
+    """The interfaces of ``daq-watch --serve`` for asyncio; see :class:`DpmClient`."""
+
+    _topics = _DPM_TOPICS
+
+    def __init__(self, requests: str | None = None, topics: str | None = None, *,
+                 timeout_s: float = 60.0) -> None:
+        """Note where the server is; arguments and errors are those of :class:`DpmClient`."""
+        super().__init__(_Addresses(requests, topics, timeout_s, dpm=True))
+
+    QueryStorageStatus = _Awaiting(DpmControl.QueryStorageStatus)
+    Exit = _Awaiting(DpmControl.Exit)
+    QueueDaq = _Awaiting(DpmDaqControl.QueueDaq)
+    AbortDaq = _Awaiting(DpmDaqControl.AbortDaq)
+    GetDaqStatus = _Awaiting(DpmDaqControl.GetDaqStatus)
+    GetActiveDaqs = _Awaiting(DpmDaqControl.GetActiveDaqs)
+    GetInternalDaqStatus = _Awaiting(DpmDaqControl.GetInternalDaqStatus)
 
 
 def _wait_for_stop(id: str, timeout_s: float, refused: DaqException | None,

@@ -122,6 +122,8 @@ def _folders(value: list[Any]) -> str:
 
 def _receivers(value: list[Any]) -> str:
     for number, each in enumerate(value, 1):
+        for member in receivers.unknown([each]):
+            return f"entry {number}: {member.partition('/0/')[2]} is not known"
         if told := _told(receivers.check, each):
             return f"entry {number}: {told}"
     return ""
@@ -136,7 +138,9 @@ def _hand_over(value: str) -> str:
         nonlocal host, path
         host, path = names.split_location(text)
 
-    return _told(check, value) or ("" if host else "no HOST:DIRECTORY")
+    told = _told(check, value)
+    plain = host and not host.startswith(names.DAEMON)
+    return told or ("" if plain else "no HOST:DIRECTORY")
 
 
 def _host(value: str) -> str:

@@ -93,7 +93,13 @@ class Patience(Later):
 
 
 class HostDown(Patience):
-    """Another host does not answer."""
+    """Another host does not answer.
+
+    Attributes:
+        host: which, as :func:`daqlib.breaker.name_of` has it; empty when nobody told.
+    """
+
+    host = ""
 
 
 class NoPermission(DaqError):

@@ -20,10 +20,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _BUFFER = 512 * 1024
 _PROBE_PATIENCE = 0.1  # seconds; a status probe holds a lock for microseconds
 _TEMPORARY = ".tmp-"
+#: Errors by which a file system says that it is full, or that its quota is used up.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Naming:
+    """Names the file in the errors of a block: those of a descriptor do not say which it is.
+
+    Args:
+        path: the file, by the name that people know it by.
+        instead: a name of ours, such as that of a temporary, that ``path`` stands in for.
+    """
+
+    __slots__ = ("_instead", "_path")
+
+    def __init__(self, path: str, instead: str = "") -> None:
+        self._path = path
+        self._instead = instead
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Add the name to an error that has none."""
+        if isinstance(error, OSError) and error.filename in (None, self._instead):
+            error.filename = self._path
 
 
 def fsync_dir(path: str) -> None:
@@ -33,12 +59,36 @@ def fsync_dir(path: str) -> None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with Naming(path):
+            os.fsync(fd)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(fd)
+
+
+def make_folders(path: str) -> None:
+    """Make a directory, and those above it that are missing, with durable names.
+
+    Args:
+        path: absolute.
+    """
+    missing, place = [], path
+    while not os.path.isdir(place):
+        missing.append(place)
+        place = os.path.dirname(place)
+    os.makedirs(path, exist_ok=True)
+    for folder in reversed(missing):
+        settle_name(folder)
+
+
+def settle_name(path: str) -> None:
+    """Make the name of a file or directory durable, in a directory that may not be ours."""
+    try:
+        fsync_dir(os.path.dirname(path))
+    except PermissionError:
+        return  # we may write there and not read: then nobody can sync it for us
 
 
 def temporary(path: str) -> str:
@@ -81,7 +131,24 @@ def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True,
         OSError: any system call failed; nothing is left under the final name.
     """
     embryo = temporary(path)
-    fd = os.open(embryo, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with Naming(path, embryo):
+        _write_whole(embryo, data, mode)
+        try:
+            if replace:
+                os.rename(embryo, path)
+            else:
+                rename_noreplace(embryo, path)
+        except BaseException:
+            remove(embryo)
+            raise
+    passing("put.renamed")
+    if settle:
+        fsync_dir(os.path.dirname(path))
+
+
+def _write_whole(path: str, data: bytes, mode: int) -> None:
+    """Make a new file durably, or nothing at all."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         passing("put.created")
         _write_all(fd, data)
@@ -89,19 +156,12 @@ def put(path: str, data: bytes, *, mode: int = 0o664, replace: bool = True,
         os.fsync(fd)
         passing("put.synced")
         closing, fd = fd, -1
-        os.close(closing)
-        if replace:
-            os.rename(embryo, path)
-        else:
-            rename_noreplace(embryo, path)
+        os.close(closing)  # some file systems find out only now that there is no space
     except BaseException:
         if fd >= 0:
             os.close(fd)
-        remove(embryo)
+        remove(path)
         raise
-    passing("put.renamed")
-    if settle:
-        fsync_dir(os.path.dirname(path))
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -162,16 +222,55 @@ def _renameat2(source: str, target: str) -> int:
     return 0
 
 
-def _renameat2_by_ctypes(source: str, target: str) -> int:
+def _renameat2_by_ctypes(source: str, target: str, flag: int = _RENAME_NOREPLACE) -> int:
     import ctypes  # takes a third of the interpreter's own start
 
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return errno.ENOSYS
-    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag) == 0:
         return 0
     return ctypes.get_errno()
+
+
+def set_mtime(path: str, seconds: float) -> None:
+    """Set the modification time of a small file, whoever of the group owns it.
+
+    Only the owner may set another time than now (utimensat(2)). Of somebody else's file a copy of
+    our own takes its place, in one step that never makes a second file of one that was moved away,
+    and is taken back when the file was changed meanwhile.
+
+    Args:
+        path: the file.
+        seconds: since the epoch.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        PermissionError: it is somebody else's, and its directory may not be written.
+    """
+    try:
+        os.utime(path, (seconds, seconds))
+    except PermissionError:
+        _set_mtime_of_copy(path, seconds)
+
+
+def _set_mtime_of_copy(path: str, seconds: float) -> None:
+    data, before = read_regular(path)
+    copy = temporary(path)
+    with Naming(path, copy):
+        _write_whole(copy, data, stat.S_IMODE(before.st_mode))
+    try:
+        os.utime(copy, (seconds, seconds))
+        if _renameat2_by_ctypes(copy, path, _RENAME_EXCHANGE):
+            return  # it was moved away, or this file system cannot: it is due at once
+        now = os.lstat(copy)
+        if (now.st_ino, now.st_size, now.st_mtime_ns) != (
+                before.st_ino, before.st_size, before.st_mtime_ns):
+            _renameat2_by_ctypes(copy, path, _RENAME_EXCHANGE)
+    finally:
+        remove(copy)
+    fsync_dir(os.path.dirname(path))
 
 
 def create(path: str, data: bytes, *, mode: int = 0o664, settle: bool = True) -> None:
@@ -204,12 +303,13 @@ def append(path: str, line: bytes, *, mode: int = 0o664) -> None:
     new = not os.path.exists(path)
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        passing("append.begin")
-        end = os.fstat(fd).st_size
-        # a crash can have torn the last line: never glue ours to it
-        lead = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""
-        _append_or_undo(fd, lead + line + b"\n", end)
+        with Naming(path):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            passing("append.begin")
+            end = os.fstat(fd).st_size
+            # a crash can have torn the last line: never glue ours to it
+            lead = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""
+            _append_or_undo(fd, lead + line + b"\n", end)
     finally:
         os.close(fd)
     if new:
@@ -272,13 +372,26 @@ def lock(path: str, content: bytes = b"", patience: float = _PROBE_PATIENCE) -> 
             return None
         time.sleep(0.005)
     try:
-        os.ftruncate(fd, 0)
-        os.write(fd, content)
+        with Naming(path):
+            _tell(fd, content)
         passing("lock.taken")
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _tell(fd: int, content: bytes) -> None:
+    """Write into a lock file who holds it, as far as there is space: the lock is what counts.
+
+    Without it nothing could be removed from a disk that is full.
+    """
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, content)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
 
 
 def _try_flock(fd: int, kind: int) -> bool:
@@ -310,19 +423,26 @@ def is_locked(path: str) -> bool:
         os.close(fd)
 
 
-def read_regular(path: str) -> tuple[bytes, os.stat_result]:
+def read_regular(path: str, most: int = 0) -> tuple[bytes, os.stat_result]:
     """Read a whole small file and its status from one descriptor; never a link or a device.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; 0 is without limit.
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it is not a regular file (``ELOOP``, ``EISDIR`` or ``EINVAL``) or unreadable.
+        OSError: it is not a regular file (``ELOOP``, ``EISDIR`` or ``EINVAL``), too large
+            (``EFBIG``) or unreadable.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        with open(fd, "rb", closefd=False) as file:
+        if 0 < most < status.st_size:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, more than {most}", path)
+        with Naming(path), open(fd, "rb", closefd=False) as file:
             return file.read(), status
     finally:
         os.close(fd)
@@ -333,8 +453,9 @@ def sha256(path: str) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    for piece in _pieces(path):
-        digest.update(piece)
+    with Naming(path):
+        for piece in _pieces(path):
+            digest.update(piece)
     return digest.hexdigest()
 
 

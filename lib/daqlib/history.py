@@ -22,6 +22,7 @@ Told = tuple[str, dict[str, Any]]
 _TAIL = 4096  # bytes by which lines that were read are known again
 # what an event cannot do without: a line that lacks it tells nothing, whoever wrote it
 _NEEDED: dict[str, tuple[str, type]] = {"state": ("substate", str), "keywords": ("keywords", list)}
+_LATEST = 253402300800  # seconds since the epoch, the year 10000: the end of what a date can say
 
 #: Event names and their meaning; the manual's table is compared with it.
 EVENTS: dict[str, str] = {
@@ -48,7 +49,11 @@ EVENTS: dict[str, str] = {
     "overtime": "a worker exceeded its time limit and was told to end",
     "delivered": "a receiver got the product",
     "hook": "a program that is run after the release ended: with which exit code",
-    "handed-over": "the spool of another host has the job now",
+    "handing-over": "the job is about to be sent: from now on the spool of another host may have it"
+                    " ('refused': it does not)",
+    "handed-over": "the spool of another host has the job now ('known': it had it before; 'farEnd':"
+                   " where its log goes on)",
+    "received": "the job came from the spool of another host",
     "pruned": "files of the job were removed after their time",
     "alert": "a condition needs attention",
     "alert-cleared": "the condition is gone",
@@ -137,15 +142,19 @@ def _add(events: list[Event], more: Iterable[Event]) -> None:
 
 
 def _parsed(data: bytes) -> list[Event]:
-    return [event for line in data.split(b"\n") if line and (event := _parse(line)) is not None]
+    return [event for line in data.split(b"\n") if line and (event := parse(line)) is not None]
 
 
-def _parse(line: bytes) -> Event | None:
+def parse(line: bytes) -> Event | None:
+    """Return the event of a line, or None when it is none."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # another host may have told it
         return None
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    until = event.get("until", 0)
+    if type(until) not in (int, float) or not 0 <= until < _LATEST:
         return None
     member, kind = _NEEDED.get(event["event"], ("event", str))
     return event if isinstance(event.get(member), kind) else None
@@ -207,20 +216,33 @@ def last(events: Iterable[Event], *names: str, stage: str | None = None) -> Even
     return found
 
 
+#: Members of the events that another host's log told: which spool, ``HOST:PATH``, and the byte of
+#: that log up to which it is known then.
+FAR, FAR_END = "far", "farEnd"
+
+#: What ends the tries of a stage: the job left it, here or for another host.
+_ENDS = ("ok", "fail", "aborted", "handed-over", "received")
 _NOT_ITS_FAULT = ("edited", "moved-away", "interrupted")
 
 
-def tries(events: Iterable[Event], stage: str) -> int:
+def tries(events: Iterable[Event], stage: str, *, far: bool = False) -> int:
     """Count the tries of a stage since the job last left a stage.
 
     A try that ended through no fault of the job (moved, edited, interrupted, a host that was down)
     is not counted. A death that came before the start was on record counts, or it would repeat
     for ever.
+
+    Args:
+        events: the history.
+        stage: which.
+        far: count what another host tried, and not what was tried here.
     """
     count, begun = 0, False
     for event in events:
         name = event["event"]
-        if name in ("ok", "fail", "aborted"):
+        if (FAR in event) != far:
+            continue
+        if name in _ENDS:
             count, begun = 0, False
         elif event.get("stage") != stage:
             continue
@@ -237,7 +259,9 @@ def outages(events: Iterable[Event], stage: str) -> int:
     """Count the tries of a stage that found a host down since the job last left a stage."""
     count = 0
     for event in events:
-        if event["event"] in ("ok", "fail", "aborted"):
+        if FAR in event:
+            continue
+        if event["event"] in _ENDS:
             count = 0
         elif event["event"] == "defer" and event.get("stage") == stage:
             count += not event.get("counts", True)
@@ -261,3 +285,81 @@ def abort_requested(events: Iterable[Event]) -> bool:
         elif event["event"] == "aborted" or (event["event"], event.get("to")) == ("ok", "done"):
             requested = False  # carried out, or the job had ended before anybody obeyed
     return requested
+
+
+# -- two hosts -------------------------------------------------------------------------------------
+
+#: Of the ``start`` events of a stage that sends the job to another host instead.
+HAND_OVER = "hand-over"
+
+
+def from_far(events: Iterable[Event]) -> list[Event]:
+    """Return the events that another host's log told."""
+    return [event for event in events if FAR in event]
+
+
+def handed_over(events: Iterable[Event]) -> Event | None:
+    """Return the event by which another host has, or may have, the job; None: it has it not.
+
+    It is ``handed-over``, or ``handing-over`` when nobody knows whether the job arrived. What
+    another host told is no answer; a job that is collected here again is ours.
+    """
+    found: Event | None = None
+    for event in events:
+        name = event["event"]
+        if FAR in event:
+            continue
+        if name == "handed-over":
+            found = event
+        elif name == "handing-over":
+            found = _sending(found, event)
+        elif name == "received" or (name == "start" and event.get("stage") == "collect"
+                                    and event.get("role") != HAND_OVER):
+            found = None
+    return found
+
+
+def _sending(before: Event | None, event: Event) -> Event | None:
+    arrived = before is not None and before["event"] == "handed-over"
+    if event.get("refused"):
+        return before if arrived else None
+    # what has arrived stays there while it is sent once more
+    again = before is not None and before.get("to") == event.get("to")
+    return before if arrived and again else event
+
+
+def far_end(events: Iterable[Event]) -> int:
+    """Return up to which byte the log of the other host is known; 0 when it never was read."""
+    end = 0
+    for event in events:
+        if FAR in event or event["event"] == "handed-over":
+            value = event.get(FAR_END)
+            end = value if type(value) is int else end
+    return end
+
+
+def far_state(events: Iterable[Event]) -> Event | None:
+    """Return what the other host said last of the job's state, since it was handed over to it.
+
+    Its members are ``substate``, ``place`` (the directory there, empty when the file was removed)
+    and ``result`` (the path of the product there, or empty).
+    """
+    found: Event | None = None
+    for event in events:
+        if FAR in event and event["event"] == "state":
+            found = event
+        elif FAR not in event and event["event"] == "handed-over":
+            found = found if event.get("known") else None  # else it begins anew there
+    return found
+
+
+def relayed(event: Event, far: str, end: int) -> bytes:
+    """Return the line of an event that another host's log told.
+
+    Args:
+        event: as it stands there.
+        far: that spool, ``HOST:PATH``.
+        end: the byte of that log behind the event.
+    """
+    line = {**event, FAR: far, FAR_END: end}
+    return json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace")

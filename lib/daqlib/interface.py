@@ -1,7 +1,8 @@
-"""The interfaces of the acquisition control: their commands as requests, their data as types.
+"""The interfaces of daq-ctl and daq-watch: their commands as requests, their data as types.
 
-Names are those of ``daqif.OcmDaqControl`` (ESO-396401, sections 13.1 and 13.4) and
-``stdif.StdCmds`` (section 11.4), so that a sequencer written for one reads like one for the other.
+Names are those of ``daqif.OcmDaqControl``, ``daqif.DpmControl``, ``daqif.DpmDaqControl``
+(ESO-396401, sections 13.1 to 13.4) and ``stdif.StdCmds`` (section 11.4), so that a sequencer
+written for one reads like one for the other.
 What sends a request, and what a client does with the answer, is not known here.
 """
 
@@ -124,6 +125,43 @@ class DaqStatus:
 
 
 @dataclass(frozen=True)
+class InternalDaqStatus(DaqStatus):
+    """What daq-watch knows of a job besides; the manual leaves its structure open.
+
+    Attributes:
+        place: directory of the spool that the job lies in.
+        stage: the stage that it is in, or that a resting job left.
+        tries: of that stage.
+        due: not before then is it tried again, seconds since the Unix epoch.
+        receipts: one for each delivery: ``receiver``, ``path``, ``how``, ``size``, ``sha256``,
+            ``time``.
+        holder: who is at work on it: ``pid``, ``stage``, ``since``; empty: nobody.
+    """
+
+    place: str
+    stage: str
+    tries: int
+    due: float
+    receipts: tuple[Document, ...]
+    holder: Document
+
+
+@dataclass(frozen=True)
+class StorageStatus:
+    """Space of a file system, in bytes.
+
+    Attributes:
+        capacity: its size.
+        free: what is free.
+        available: what of it an unprivileged process can use.
+    """
+
+    capacity: int
+    free: int
+    available: int
+
+
+@dataclass(frozen=True)
 class AwaitDaqReply:
     """Reply to AwaitDaqState.
 
@@ -198,6 +236,20 @@ def daq_status(document: Any) -> DaqStatus:
         substate=DaqSubState(document["substate"]), timestamp=float(document["timestamp"]),
         error=bool(document["error"]), message=str(document["message"]),
         result=str(document["result"]))
+
+
+def internal_daq_status(document: Any) -> InternalDaqStatus:
+    """Return an internal status from its JSON document; raises as :func:`daq_status`."""
+    return InternalDaqStatus(
+        **vars(daq_status(document)), place=str(document["place"]), stage=str(document["stage"]),
+        tries=int(document["tries"]), due=float(document["due"]),
+        receipts=tuple(document["receipts"]), holder=dict(document.get("holder", {})))
+
+
+def storage_status(document: Any) -> StorageStatus:
+    """Return a storage status from its JSON document; raises as :func:`daq_status`."""
+    return StorageStatus(capacity=int(document["capacity"]), free=int(document["free"]),
+                         available=int(document["available"]))
 
 
 def std_status(document: Any) -> Status:
@@ -325,6 +377,49 @@ class OcmDaqControl:
 
 def _shared(params: Document, allow_shared: bool) -> Document:
     return {**params, "allow_shared": True} if allow_shared else params
+
+
+class DpmControl:
+    """The commands of ``daqif.DpmControl``, each as the request for it."""
+
+    @staticmethod
+    def QueryStorageStatus() -> Request[StorageStatus]:
+        """Return the space of the spool's file system."""
+        return Request("dpm", "QueryStorageStatus", {}, storage_status)
+
+    @staticmethod
+    def Exit() -> Request[str]:
+        """End the watcher, or a server without one."""
+        return Request("dpm", "Exit", {}, str)
+
+
+class DpmDaqControl:
+    """The commands of ``daqif.DpmDaqControl``, each as the request for it."""
+
+    @staticmethod
+    def QueueDaq(specification: str | Mapping[str, Any]) -> Request[DaqReply]:
+        """Queue a Data Product Specification, an object or its JSON text."""
+        return Request("daq", "QueueDaq", {"specification": _json(specification)}, _reply)
+
+    @staticmethod
+    def AbortDaq(id: str) -> Request[DaqReply]:
+        """Abort the merging and discard the data."""
+        return Request("daq", "AbortDaq", {"id": id}, _reply)
+
+    @staticmethod
+    def GetDaqStatus(id: str) -> Request[DaqStatus]:
+        """Return the status of a job that was queued and has not ended."""
+        return Request("daq", "GetDaqStatus", {"id": id}, daq_status)
+
+    @staticmethod
+    def GetActiveDaqs() -> Request[list[DaqStatus]]:
+        """Return the status of every job that was queued and has not ended."""
+        return Request("daq", "GetActiveDaqs", {}, _statuses)
+
+    @staticmethod
+    def GetInternalDaqStatus(id: str) -> Request[InternalDaqStatus]:
+        """Return what is known of a job that was queued and has not ended."""
+        return Request("daq", "GetInternalDaqStatus", {"id": id}, internal_daq_status)
 
 
 def _std(command: str, **params: Any) -> Request[str]:

@@ -1,13 +1,15 @@
 """The job file: what it may say, how it is read, checked, named and submitted.
 
 A job file is a StartDaqV2 specification with a few more members (``fileId``, ``created``, ``by``,
-``startBy``, ``heuristics``, ``instrument``, ``keywords``, ``allowShared``), so that a person can
-write one by hand and drop it into a stage. No tool ever rewrites it.
+``startBy``, ``heuristics``, ``instrument``, ``keywords``, ``allowShared``,
+``keywordDictionaries``), so that a person can write one by hand and drop it into a stage. No tool
+ever rewrites it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import hashlib
 import json
@@ -24,6 +26,9 @@ from daqlib.spool import Spool
 Document = dict[str, Any]
 
 LIVE = ("primarySource", "metadataSource")
+#: Bytes of a job file: thousands of sources and keywords fit in, data dropped by mistake do not.
+LARGEST = 16 << 20
+_NO_FILE = (errno.EINVAL, errno.EISDIR, errno.ELOOP)  # a FIFO or device, a directory, a link
 _STILL_WRITING = 5.0  # seconds since the last change during which a torn file may be under way
 
 
@@ -65,9 +70,16 @@ def read(spool: Spool, job: str, place: str) -> Job:
     """
     path = spool.job_path(place, job)
     try:
-        data, status = fsops.read_regular(path)
+        data, status = fsops.read_regular(path, LARGEST)
     except FileNotFoundError:
         raise errors.NoJob(f"no such job in {place}/", "see daq-status", job) from None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise errors.NoJob(f"{place}/{job}.json is no regular file, so it is no job",
+                               "remove it, or give the job another id", job) from None
+        if error.errno != errno.EFBIG:
+            raise
+        raise Unreadable(f"no job file: {error.strerror}", job=job) from None
     try:
         names.check_id(job)
         document = strictjson.loads(data)
@@ -83,7 +95,7 @@ def read(spool: Spool, job: str, place: str) -> Job:
 
 
 def _check_shape(document: Document, job: str, digest: str, spool: Spool) -> None:
-    event = history.last(spool.events(job), "submitted")
+    event = history.last(spool.events(job), "submitted", "received")
     if event is not None and event.get("digest") == digest:
         return  # checked at submission and not edited since: spare the schema library's import
     check(document, job)
@@ -112,9 +124,12 @@ def check(document: Document, job: str = "") -> None:
         names.check_instrument(document["instrument"])
     names.check_prefix(document.get("filePrefix", ""))
     _check_sources(document)
+    for path in document.get("keywordDictionaries", []):
+        _check_dictionary(path)
     for receiver in document.get("receivers", []):
         receivers.check(receiver)
-    for member in schema.unknown_in_job(document):
+    for member in [*schema.unknown_in_job(document),
+                   *receivers.unknown(document.get("receivers", []))]:
         cli.warn(f"unknown member {member!r} of the specification ignored")
 
 
@@ -135,6 +150,12 @@ def _check_sources(document: Document) -> None:
     if target and seen.get(target["sourceName"]) in (None, "fitsKeywords"):
         raise errors.BadData(f"mergeTarget {target['sourceName']!r} names no source with files",
                              f"use one of {', '.join(sorted(seen))}")
+
+
+def _check_dictionary(path: str) -> None:
+    if not path.isprintable() or path.startswith("/") or ".." in path.split("/"):
+        raise errors.BadData(f"the dictionary {path!r} is not allowed",
+                             "give a path relative to an entry of $CFGPATH, without '..'")
 
 
 def _check_uri(source: Document) -> None:
@@ -171,8 +192,15 @@ def new(specification: Document, **members: Any) -> Document:
     made = dict(specification)
     made.update({key: value for key, value in members.items() if value is not None})
     made.setdefault("created", clock.iso(clock.now()) + "Z")
-    made.setdefault("by", f"{getpass.getuser()}@{socket.gethostname()}")
+    made.setdefault("by", f"{_user()}@{socket.gethostname()}")
     return made
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # who has no name, in a container perhaps, has a number
+        return str(os.getuid())
 
 
 def submit(spool: Spool, document: Document, place: str, instrument: str) -> tuple[str, bool]:
@@ -267,7 +295,10 @@ def _queue(spool: Spool, document: Document, place: str, instrument: str) -> boo
         earlier = history.last(spool.events(job), "submitted")
         if earlier is None or earlier.get("request") != request:
             raise Taken(f"the id {job} is known to this spool", "use another id", job)
-        if spool.places(job):
+        # whoever submitted it may have died before these names were durable
+        fsops.fsync_dir(os.path.dirname(log))
+        if there := spool.places(job):
+            fsops.fsync_dir(spool.path(there[0]))
             return False
         document = {**document, **earlier.get("members", {}), "fileId": earlier["fileId"]}
         fsops.sweep(spool.path(place))

@@ -28,10 +28,10 @@ LEVELS: dict[str, int] = {"ERROR": ERROR, "WARNING": WARNING, "STATE": STATE, "E
 #: The levels of a log4cplus properties file; ours are understood there, too.
 PROPERTY_LEVELS: dict[str, int] = {"OFF": 100, "FATAL": 50, **LEVELS, "WARN": WARNING}
 
-#: The logger of the structured events.
+#: The logger of the structured events of daq-ctl.
 EVENTLOG = "daq.ocm.eventlog"
 
-#: The loggers of daq-ctl and what they tell.
+#: The loggers of daq-ctl and of daq-watch (ESO-396401, 11.3.7 and 12.2.7) and what they tell.
 LOGGERS: dict[str, str] = {
     "daq": "everything below",
     "daq.ocm": "the application: its states, and every command with who sent it and what came out",
@@ -39,6 +39,12 @@ LOGGERS: dict[str, str] = {
     "daq.ocm.manager.awaitstate": "the clients that wait for a state",
     "daq.ocm.controller": "one acquisition and its sources",
     EVENTLOG: "structured events: a JSON object a line",
+    "daq.dpm": "the server of daq-watch: every command with who sent it and what came out",
+    "daq.dpm.scheduler": "jobs that are queued, change their state, or are aborted",
+    "daq.dpm.controller": "what is recorded of jobs, but for the next two",
+    "daq.dpm.transfer": "what is recorded of them in `collect/`, and of files that are sent",
+    "daq.dpm.merger": "what is recorded of them in `merge/`",
+    "daq.dpm.eventlog": "structured events: a JSON object a line",
 }
 
 _PREFIX = "log4cplus.logger."
@@ -47,6 +53,7 @@ _PREFIX = "log4cplus.logger."
 _LONGEST = select.PIPE_BUF // 4 - 32
 
 _process = ""
+_application = "daq.ocm"
 _handlers: list[logging.Handler] = []
 _chosen: set[str] = set()  # loggers whose level was asked for
 
@@ -87,11 +94,17 @@ def set_level(logger: str, name: str) -> None:
     number = level(name)
     if logger in ("", "root"):
         _set_root(number)
-    elif isinstance(logger, str) and logger in LOGGERS:
+    elif isinstance(logger, str) and logger in _own():
         _set(logger, number)
     else:
         raise errors.BadData(f"logger {logger!r} is not known",
-                             f"use root or one of {', '.join(LOGGERS)}")
+                             f"use root or one of {', '.join(_own())}")
+
+
+def _own() -> list[str]:
+    """Return the loggers of this program."""
+    return [name for name in LOGGERS if f"{_application}.".startswith(f"{name}.")
+            or name.startswith(f"{_application}.")]
 
 
 def reset_levels(root: str, own: Mapping[str, int]) -> None:
@@ -110,7 +123,7 @@ def reset_levels(root: str, own: Mapping[str, int]) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET)
     _set_root(number)
     for name, wanted in own.items():
-        if name in LOGGERS:
+        if name in _own():
             _set(name, wanted)
 
 
@@ -121,8 +134,8 @@ def _set(logger: str, number: int) -> None:
 
 def _set_root(number: int) -> None:
     logging.getLogger().setLevel(number)
-    if EVENTLOG not in _chosen:  # complete, unless its own level says otherwise
-        logging.getLogger(EVENTLOG).setLevel(min(number, INFO))
+    if _eventlog() not in _chosen:  # complete, unless its own level says otherwise
+        logging.getLogger(_eventlog()).setLevel(min(number, INFO))
     logging.getLogger("asyncio").setLevel(max(number, WARNING))
     cli.set_verbosity({DEBUG: 1, TRACE: 2}.get(number, 0), quiet=number > INFO)
 
@@ -174,6 +187,10 @@ def _property_level(path: str, number: int, value: str) -> int:
 # -- structured events ----------------------------------------------------------------------------
 
 
+def _eventlog() -> str:
+    return f"{_application}.eventlog"
+
+
 def event(kind: str, /, **facts: Any) -> None:
     """Log one structured event: a JSON object on one line.
 
@@ -186,7 +203,7 @@ def event(kind: str, /, **facts: Any) -> None:
 
 def event_at(severity: int, kind: str, facts: Mapping[str, Any]) -> None:
     """Log a structured event at a level of its own, see :func:`event`."""
-    log = logging.getLogger(EVENTLOG)
+    log = logging.getLogger(_eventlog())
     if log.isEnabledFor(severity):
         log.log(severity, "%s", _document(kind, facts))
 
@@ -202,19 +219,20 @@ def _document(kind: str, facts: Mapping[str, Any]) -> str:
 # -- where the lines go ---------------------------------------------------------------------------
 
 
-def start(process: str, root: str) -> None:
+def start(process: str, root: str, application: str = "daq.ocm") -> None:
     """Begin to log: to standard error, and to ``$DAQ_LOGS/PROCESS.log`` if that can be written.
 
     Args:
         process: name of this process instance; it is a valid file name.
         root: the level to begin with, one of :data:`LEVELS`.
+        application: the logger above all of this program's, ``daq.ocm`` or ``daq.dpm``.
 
     Raises:
         errors.BadData: there is no such level.
     """
-    global _process
+    global _process, _application
     stop()
-    _process = process
+    _process, _application = process, application
     for name, number in LEVELS.items():
         logging.addLevelName(number, name)
     reset_levels(root, {})
@@ -225,7 +243,7 @@ def start(process: str, root: str) -> None:
     for handler in _handlers:
         logging.getLogger().addHandler(handler)
     if folder and len(_handlers) == 1:
-        logging.getLogger("daq.ocm").warning(
+        logging.getLogger(application).warning(
             "no log file: DAQ_LOGS=%s is no directory that can be written", folder)
 
 
@@ -270,7 +288,7 @@ class _Console(_Lossy):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Leave events to the file, unless everything is wanted."""
-        return record.name != EVENTLOG or logging.getLogger(EVENTLOG).level <= DEBUG
+        return record.name != _eventlog() or logging.getLogger(record.name).level <= DEBUG
 
     def write(self, words: str, record: logging.LogRecord) -> bool:
         if not _takes_a_line():

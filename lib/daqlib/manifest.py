@@ -25,13 +25,16 @@ class Output:
         path: relative to the job's data directory.
         size: bytes.
         mtime_ns: modification time in nanoseconds.
-        sha256: hexadecimal digest of the content.
+        sha256: hexadecimal digest of the content; empty for a collected file.
+        sum: of a collected file, as :mod:`daqlib.fitssums` takes it; None when its bytes did not
+            pass through our hands (it was linked).
     """
 
     path: str
     size: int
     mtime_ns: int
-    sha256: str
+    sha256: str = ""
+    sum: int | None = None
 
 
 def output(folder: str, path: str, sha256: str = "") -> Output:
@@ -46,6 +49,18 @@ def output(folder: str, path: str, sha256: str = "") -> Output:
     status = os.stat(absolute)
     return Output(os.path.relpath(absolute, folder), status.st_size, status.st_mtime_ns,
                   sha256 or fsops.sha256(absolute))
+
+
+def collected(folder: str, path: str, sum: int | None) -> Output:
+    """Describe a collected file as it is now, without reading it.
+
+    Args:
+        folder: the job's data directory.
+        path: of the file, relative to ``folder``.
+        sum: of its bytes, if it was taken.
+    """
+    status = os.stat(os.path.join(folder, path))
+    return Output(path, status.st_size, status.st_mtime_ns, sum=sum)
 
 
 def write(path: str, job: str, stage: str, tool: str, inputs: dict[str, str],
@@ -69,11 +84,15 @@ def write(path: str, job: str, stage: str, tool: str, inputs: dict[str, str],
     document = {
         "id": job, "stage": stage, "tool": f"{tool} {__version__}",
         "time": clock.iso(clock.now()) + "Z", "inputs": inputs,
-        "outputs": [vars(item) for item in outputs], "result": result,
+        "outputs": [_told(item) for item in outputs], "result": result,
     }
     text = json.dumps(document, indent=1, ensure_ascii=False)
     # a name whose bytes are not UTF-8 is kept by the escapes that JSON has, which Python reads back
     fsops.put(path, text.encode("utf-8", "backslashreplace") + b"\n", replace=replace)
+
+
+def _told(item: Output) -> Document:
+    return {key: value for key, value in vars(item).items() if value not in ("", None)}
 
 
 def read(path: str) -> Document | None:
@@ -103,7 +122,7 @@ def still_true(manifest: Document | None, folder: str, inputs: dict[str, str], *
         manifest: from :func:`read`.
         folder: the job's data directory.
         inputs: the digests of today's inputs.
-        verify: compare the outputs' digests, not only their size and mtime.
+        verify: compare the outputs' content, not only their size and mtime.
     """
     if manifest is None or manifest.get("inputs") != inputs:
         return False
@@ -119,4 +138,24 @@ def is_true(item: Document, folder: str, *, verify: bool = False) -> bool:
         return False
     if (status.st_size, status.st_mtime_ns) != (item["size"], item["mtime_ns"]):
         return False
-    return not verify or fsops.sha256(path) == item["sha256"]
+    return not verify or has_content(path, item)
+
+
+def has_content(path: str, known: Document) -> bool:
+    """Tell whether a file has the content that is known of it.
+
+    Args:
+        path: of the file.
+        known: ``sha256`` or ``sum`` of its content; with neither the sums that it states itself
+            have to be right.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if known.get("sha256"):
+        return fsops.sha256(path) == str(known["sha256"])
+    from daqlib import fitssums
+
+    if known.get("sum") is not None:
+        return fitssums.total(path) == int(known["sum"])
+    return fitssums.is_sound(path)

@@ -48,6 +48,10 @@ SOURCE = Form("_", "._+-", 64)
 INSTRUMENT = Form("_", "_+-", 32)
 #: A host name, an address or an alias of the ssh configuration, optionally ``user@``.
 HOST = _Host("_", "._-", 253)
+#: A module of an rsync daemon.
+MODULE = Form("_", "._+-", 64)
+#: How the location of a file begins that an rsync daemon serves.
+DAEMON = "rsync://"
 
 
 def _check(form: Form, what: str, value: str, allowed: str) -> str:
@@ -121,15 +125,39 @@ def split_location(value: str) -> tuple[str, str]:
     """Split ``host:path`` or a plain path into (host, path); an empty host means this one.
 
     A plain path may hold colons, as file ids do: only what stands before the first colon and
-    holds no slash is a host, the rule that scp and rsync follow.
+    holds no slash is a host, the rule that scp and rsync follow. Of the URL of an rsync daemon,
+    ``rsync://[user@]host[:port]/module/path``, all up to the module counts as the host.
 
     Raises:
         errors.BadData: host or path are not allowed.
     """
+    if isinstance(value, str) and value.startswith(DAEMON):
+        return _split_url(value)
     host, colon, path = value.partition(":") if isinstance(value, str) else ("", "", value)
     if not colon or "/" in host:
         return "", check_path(value, "location")
     return (check_host(host) if host else ""), check_path(path, "location")
+
+
+def _split_url(value: str) -> tuple[str, str]:
+    where, slash, rest = value[len(DAEMON):].partition("/")
+    module, _, path = rest.partition("/")
+    host, colon, port = where.partition(":")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if colon and not 0 < number < 65536 or not path.strip("/") or ".." in module:
+        raise errors.BadData(f"location {value!r} is not allowed",
+                             "use rsync://[user@]host[:port]/module/path")
+    check_host(host)
+    _check(MODULE, "module", module, "the name of a module of the rsync daemon: letters, digits "
+           "and ._+-")
+    return f"{DAEMON}{where}/{module}", check_path("/" + path, "location")
+
+
+def location(host: str, path: str) -> str:
+    """Return the location that :func:`split_location` splits into a host and a path."""
+    if host.startswith(DAEMON):
+        return host + path
+    return f"{host}:{path}" if host else path
 
 
 def file_name(value: str) -> str:

@@ -52,6 +52,8 @@ def specification(job: str, document: Document, acquired: Document | None,
                       "receivers": document.get("receivers", settings["receivers"])}
     if document.get("heuristics") == "v1":
         made["heuristics"] = "v1"
+    if document.get("keywordDictionaries"):
+        made["keywordDictionaries"] = document["keywordDictionaries"]
     return made, raised
 
 
@@ -112,9 +114,12 @@ def _own_keywords(document: Document, events: list[history.Event], instrument: s
     folded.add(document.get("keywords", []))
     for event in events:
         if event["event"] == "keywords":
-            folded.add(event["keywords"])
+            # another host may have told it
+            folded.add([each for each in event["keywords"] if isinstance(each, dict)])
     given = folded.keywords()
     name = document.get("instrument", instrument)
+    if not name:  # the job is a whole specification, to which nothing is added
+        return given, []
     card = {"type": "valueKeyword", "name": "INSTRUME", "value": name,
             "comment": "Instrument used."}
     if name == UNNAMED:
@@ -152,7 +157,7 @@ def _parts(source: Document, delivered: Document) -> list[Document]:
 
 def _target(document: Document, parts: list[Document], delivered: dict[str, Document],
             ) -> tuple[Document | None, list[alerts.Alert]]:
-    if document.get("heuristics") == "v1":
+    if document.get("heuristics") == "v1" and "mergeTarget" not in document:
         # manual 13.1, StartDaq: a single primary source with a single file is the target
         primary = [s["sourceName"] for s in document["sources"] if s["type"] == "primarySource"]
         single = len(primary) == 1 and len(delivered.get(primary[0], {}).get("files", [])) == 1

@@ -184,10 +184,12 @@ def _bind_ipc(socket: zmq.Socket[Any], endpoint: uri.Endpoint) -> None:
     if not os.path.isdir(folder):
         raise errors.BadConfig(f"{endpoint}: there is no directory {folder}", f"mkdir {folder}")
     _clear_stale(endpoint)
-    before = os.umask(0o177)  # the socket file is never open to others, not even for a moment
+    # in a directory that a group shares it is for the group, see daqlib.spool
+    mode = 0o660 if os.stat(folder).st_mode & 0o2020 == 0o2020 else 0o600
+    before = os.umask(0o777 & ~mode)  # it is never open to others, not even for a moment
     try:
         socket.bind(endpoint.address)
-        os.chmod(endpoint.file, 0o600)
+        os.chmod(endpoint.file, mode)
     except zmq.ZMQError as error:
         raise _not_bound(endpoint, error) from error
     finally:

@@ -30,6 +30,7 @@ _RANK = (*reversed(WAY), "hold", "failed", "remote")
 MARKER = ".daqspool"
 MARKER_TEXT = b'{"daqspool": 1}\n'
 _FOREIGN = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "fuse.sshfs")
+_SHARED = 0o2020  # the mode of a spool that a group shares: set-gid, and the group may write
 _FAR_FUTURE = 24 * 3600.0  # an mtime further ahead was set by a wrong clock, not by a person
 
 
@@ -53,15 +54,17 @@ class Entry:
 class Spool:
     """A spool directory that has been checked to be one."""
 
-    def __init__(self, root: str, by: str) -> None:
+    def __init__(self, root: str, by: str, hand_over: str = "") -> None:
         """Use :func:`open_spool`, which checks the directory.
 
         Args:
             root: absolute path of the spool.
             by: the tool's name, recorded with every event.
+            hand_over: the spool of another host, ``HOST:PATH``, that gets what is in ``collect/``.
         """
         self.root = root
         self.by = by
+        self.hand_over = hand_over
         self._readers: dict[str, history.Reader] = {}
 
     def path(self, *parts: str) -> str:
@@ -120,6 +123,15 @@ class Spool:
             with contextlib.suppress(FileNotFoundError), os.scandir(self.path(place)) as entries:
                 found.extend(entry for item in entries if (entry := _entry(item, place)))
         return sorted(found, key=lambda entry: entry.id)
+
+    def look(self, place: str, job: str) -> Entry | None:
+        """Return one job file as a scan would see it; None when it is not there, or no job."""
+        name = f"{job}.json"
+        try:
+            status = os.lstat(self.path(place, name))
+        except OSError:  # a name that is too long is no job's, either
+            return None
+        return _seen(name, place, status)
 
     def places(self, job: str) -> list[str]:
         """Return every place that holds this job, the one that counts first.
@@ -231,22 +243,26 @@ class Spool:
 
 
 def _entry(item: os.DirEntry[str], place: str) -> Entry | None:
-    stem = item.name.removesuffix(".json")
-    if stem == item.name or item.name.startswith("."):
+    if not item.name.endswith(".json") or item.name.startswith("."):
         return None
     try:
-        status = item.stat(follow_symlinks=False)
+        return _seen(item.name, place, item.stat(follow_symlinks=False))
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(status.st_mode):
+
+
+def _seen(name: str, place: str, status: os.stat_result) -> Entry | None:
+    stem = name.removesuffix(".json")
+    if stem == name or name.startswith(".") or not stat.S_ISREG(status.st_mode):
         return None
     return Entry(stem, place, status.st_mtime, status.st_size)
 
 
-def holder_text(stage: str) -> bytes:
-    """Return what a lock file says of its holder: pid, its start time, stage, since."""
+def holder_text(stage: str, job: str = "") -> bytes:
+    """Return what a lock file says of its holder: pid, its start time, stage, since, and a job."""
     pid = os.getpid()
-    facts = {"pid": pid, "started": process_start(pid), "stage": stage, "since": time.time()}
+    facts = {"pid": pid, "started": process_start(pid), "stage": stage, "since": time.time(),
+             **({"job": job} if job else {})}
     return json.dumps(facts).encode() + b"\n"
 
 
@@ -299,7 +315,7 @@ def open_spool(option: str | None, settings: config.Config, by: str, *,
     if not settings["network_spool"] and (kind := _foreign(root)):
         raise errors.BadConfig(f"{root} is on a network file system ({kind}), where locks and "
                                "inotify do not hold", "use a local directory, or set network_spool")
-    return Spool(root, by)
+    return Spool(root, by, settings["hand_over"])
 
 
 def _choose(option: str | None, settings: config.Config) -> str:
@@ -316,20 +332,58 @@ def _choose(option: str | None, settings: config.Config) -> str:
 
 def _initialise(root: str) -> None:
     marker = os.path.join(root, MARKER)
-    if not os.path.exists(marker):
-        os.makedirs(root, exist_ok=True)
+    fresh = not os.path.exists(marker)
+    if fresh:
+        _make_root(root)
         # the marker is the first thing we write: what else is here is not ours (dot-files do not
         # count: the embryo of a concurrent first start, a file manager's litter)
         strange = [name for name in os.listdir(root) if not name.startswith(".")]
         if strange and not os.path.exists(marker):
             raise errors.BadConfig(f"{root} is no spool: it holds {strange[0]!r} and no {MARKER}",
                                    "name an empty or a new directory")
+    shared = _keep_umask(root)
+    if fresh:
         fsops.put(marker, MARKER_TEXT)
     missing = [n for n in (*STAGES, *RESTS, *STORES) if not os.path.isdir(os.path.join(root, n))]
     for name in missing:
-        os.makedirs(os.path.join(root, name), exist_ok=True)
+        # a socket is a door into a daemon: none but the owner, or the group, gets near it
+        closed = name == "run"
+        os.makedirs(os.path.join(root, name), (0o770 if shared else 0o700) if closed else 0o777,
+                    exist_ok=True)
     if missing:
         fsops.fsync_dir(root)
+
+
+def _make_root(root: str) -> None:
+    """Make the directory of a new spool; its group shares it unless the umask shuts groups out."""
+    above = os.path.dirname(root)
+    fsops.make_folders(above)
+    try:
+        os.mkdir(root)
+        mask = os.umask(0o077)
+        os.umask(mask)
+        if not mask & 0o050:
+            os.chmod(root, 0o2775 & ~(mask & 0o005))
+    except FileExistsError:
+        pass  # whoever made it has decided who shares it
+    fsops.settle_name(root)
+
+
+def is_shared(folder: str) -> bool:
+    """Tell whether a directory is one that a group works in: its own, and set-gid."""
+    return os.stat(folder).st_mode & _SHARED == _SHARED
+
+
+def _keep_umask(root: str) -> bool:
+    """Let this process make files that the group may change, in a spool that a group shares.
+
+    Whatever the umask is: a file that only one operator can mend is of no use to the others. To
+    everybody nothing is ever open.
+    """
+    shared = is_shared(root)
+    mask = os.umask(0o077) | 0o002
+    os.umask(mask & ~0o070 if shared else mask)
+    return shared
 
 
 def _foreign(root: str) -> str:

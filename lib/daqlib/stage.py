@@ -14,7 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from daqlib import abort, alerts, capacity, cli, errors, fsops, history, job, manifest, names, spool
+from daqlib import (
+    abort,
+    alerts,
+    breaker,
+    capacity,
+    cli,
+    errors,
+    fsops,
+    history,
+    job,
+    manifest,
+    names,
+    spool,
+)
 from daqlib.config import Config
 from daqlib.crashpoints import passing
 
@@ -80,6 +93,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Late:
+    """What a stage tool can do for a job that it has moved on and that is asked for by its id.
+
+    Attributes:
+        intention: returns what would be done, in words.
+        work: does it; takes spool, settings, id, and whether to do again what was done.
+    """
+
+    intention: Callable[[spool.Spool, Config, str], str]
+    work: Callable[[spool.Spool, Config, str, bool], None]
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage tool's part.
 
@@ -93,6 +119,10 @@ class Stage:
         extra_inputs: digests of further inputs (the configuration that the work depends on).
         bound_to_job: the inputs were derived by the stage before from the job file as it was then,
             so that a job edited since has to go back there.
+        completed: called when the job has been moved on, still locked; what it raises is told,
+            and changes nothing about the job.
+        late: for the jobs that the stage has moved on, if it can still do something for them.
+        role: what the stage does instead of its own work, for the lock and the ``start`` events.
     """
 
     name: str
@@ -103,6 +133,9 @@ class Stage:
     limits: Callable[[Claim], list[str]]
     extra_inputs: Callable[[Claim], dict[str, str]]
     bound_to_job: bool = False
+    completed: Callable[[Claim], None] | None = None
+    late: Late | None = None
+    role: str = ""
 
 
 def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
@@ -125,8 +158,11 @@ def advance(stage: Stage, on: spool.Spool, settings: Config, identifier: str, *,
     """
     _check_name(on, stage, identifier)
     if not os.path.lexists(on.job_path(stage.name, identifier)):
+        if stage.late is not None and on.place(identifier) == stage.next:
+            stage.late.work(on, settings, identifier, force)
+            return stage.next
         raise _not_here(on, stage, identifier)
-    lock = on.lock(identifier, stage.name)
+    lock = on.lock(identifier, stage.role or stage.name)
     if lock is None:
         raise errors.Later("somebody is at work on this job", "see daq-status", identifier)
     claim = None
@@ -183,9 +219,9 @@ def _claim(stage: Stage, on: spool.Spool, settings: Config, identifier: str, loc
 
 def _proceed(claim: Claim, verify: bool) -> str:
     stage, on = claim.stage, claim.spool
-    if history.abort_requested(claim.events):
-        abort.finish(on, claim.id, stage.name)
-        return "done"
+    if history.abort_requested(claim.events) or abort.was_cut_short(
+            claim.events, claim.job.status.st_ctime):
+        return abort.finish(on, claim.id, stage.name)
     try:
         job.accept(on, claim.id, claim.job.document, stage.name, claim.settings["instrument_id"])
     except job.Taken as error:
@@ -201,13 +237,24 @@ def _proceed(claim: Claim, verify: bool) -> str:
         **stage.extra_inputs(claim),
     }
     made = manifest.read(on.data_path(claim.id, f"{stage.name}.json"))
+    again = history.last(claim.events, "start", stage=stage.name) is not None
     if not claim.force and manifest.still_true(made, claim.folder, claim.inputs, verify=verify):
         cli.detail(f"{claim.id}: nothing changed since the last {stage.name}, moving on")
-        return _commit(claim)
-    stage.preflight(claim)
-    _count_and_start(claim)
-    _work(claim)
+    else:
+        stage.preflight(claim)
+        _count_and_start(claim)
+        _work(claim)
+    if again:
+        _settle(claim)
     return _commit(claim)
+
+
+def _settle(claim: Claim) -> None:
+    """Make the names durable that an earlier try gave: it may have died before it could."""
+    made = manifest.read(claim.spool.data_path(claim.id, f"{claim.stage.name}.json")) or {}
+    paths = [os.path.join(claim.folder, item["path"]) for item in made.get("outputs", [])]
+    for folder in {claim.folder, *map(os.path.dirname, paths)}:
+        fsops.fsync_dir(folder)
 
 
 def _is_edited_since(claim: Claim) -> bool:
@@ -231,19 +278,27 @@ def _send_back(claim: Claim) -> None:
 
 def _take_slots(claim: Claim) -> None:
     for limit in ["daq", *claim.stage.limits(claim)]:
-        count = int(claim.settings[f"limits.{limit}"])
-        if count == 0:
-            continue
-        for number in range(count):
-            path = claim.spool.path("lock", f".slot-{limit}-{number}")
-            # a lister's probe takes microseconds and must not look like a taken place
-            fd = fsops.lock(path, spool.holder_text(claim.stage.name), patience=0.01)
-            if fd is not None:
-                claim.descriptors.append(fd)
-                break
-        else:
-            raise errors.Later(f"all {count} places of cfg/limits/{limit} are taken",
-                               "wait, or raise the limit")
+        if not take_slot(claim, limit):
+            raise errors.Later(f"all {claim.settings[f'limits.{limit}']} places of "
+                               f"cfg/limits/{limit} are taken", "wait, or raise the limit")
+
+
+def take_slot(claim: Claim, limit: str) -> bool:
+    """Take a place of a limit until the work on the job ends; False when all are taken.
+
+    Args:
+        claim: the job.
+        limit: the name behind ``cfg/limits/``.
+    """
+    count = int(claim.settings[f"limits.{limit}"])
+    for number in range(count):
+        path = claim.spool.path("lock", f".slot-{limit}-{number}")
+        # a lister's probe takes microseconds and must not look like a taken place
+        fd = fsops.lock(path, spool.holder_text(claim.stage.name, claim.id), patience=0.01)
+        if fd is not None:
+            claim.descriptors.append(fd)
+            return True
+    return count == 0
 
 
 def _count_and_start(claim: Claim) -> None:
@@ -253,7 +308,7 @@ def _count_and_start(claim: Claim) -> None:
         last = history.last(claim.events, "defer", "killed", stage=claim.stage.name) or {}
         why = last.get("reason", "its worker died each time")
         _fail(claim, errors.BadData(f"given up after {done} tries: {why}"))
-    claim.log("start", **{"try": done + 1})
+    claim.log("start", role=claim.stage.role or None, **{"try": done + 1})
     claim.events = claim.spool.events(claim.id)
     passing("stage.started")
 
@@ -311,13 +366,20 @@ def _unsuccessful(claim: Claim, error: errors.DaqError) -> None:
 
 
 def _defer(claim: Claim, error: errors.DaqError, count: int, *, counts: bool = True) -> None:
-    delay = _backoff(claim.settings, count)
+    host = error.host if isinstance(error, errors.HostDown) else ""
+    delay = _until_probe(claim, host) or _backoff(claim.settings, count)
     until = time.time() + delay
-    claim.log("defer", reason=str(error), code=error.code, until=until,
+    claim.log("defer", reason=str(error), code=error.code, until=until, host=host or None,
               counts=None if counts else False, **{"try": count})
     _push(claim.spool.job_path(claim.stage.name, claim.id), claim.job.status.st_mtime_ns, until)
     error.remedy = "; ".join(filter(None, (error.remedy, f"next try in {delay:.0f} s")))
     raise error
+
+
+def _until_probe(claim: Claim, host: str) -> float:
+    """Return the seconds until a host that is left alone is tried again; 0 for any other."""
+    circuit = breaker.of(claim.spool, host) if host else None
+    return circuit.wait(claim.settings, time.time()) if circuit else 0.0
 
 
 def _backoff(settings: Config, count: int) -> float:
@@ -329,7 +391,7 @@ def _push(path: str, mtime_ns: int, until: float) -> None:
     with contextlib.suppress(FileNotFoundError):
         # an mtime that changed meanwhile is the operator's word, which counts more than ours
         if os.stat(path).st_mtime_ns == mtime_ns:
-            os.utime(path, (until, until))
+            fsops.set_mtime(path, until)
 
 
 def worker_died(on: spool.Spool, settings: Config, stage: str, identifier: str, mtime_ns: int,
@@ -389,8 +451,7 @@ def _put_aside(on: spool.Spool, stage: str, error: errors.DaqError) -> str:
 def _commit(claim: Claim) -> str:
     on, stage = claim.spool, claim.stage
     if history.abort_requested(on.events(claim.id)):
-        abort.finish(on, claim.id, stage.name)
-        return "done"
+        return abort.finish(on, claim.id, stage.name)
     path = on.job_path(stage.name, claim.id)
     present = manifest.digest(path)
     if not present:
@@ -413,6 +474,8 @@ def _commit(claim: Claim) -> str:
     passing("stage.committed")
     claim.log("ok", to=stage.next)
     passing("stage.logged")
+    if stage.completed is not None:
+        stage.completed(claim)
     return stage.next
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from daqlib import cli, config, errors, fsops, history, job, names, spool, stage
+from daqlib import breaker, cli, config, errors, fsops, history, job, names, spool, stage
 from daqlib.config import Config
 from daqlib.stageoptions import add_arguments
 
@@ -20,22 +21,30 @@ _RANK = (70, 65, 73, 74, 77, 78, 69, 66, 75, 0)
 
 @dataclass(frozen=True)
 class Options:
-    """How to run the stage on each job."""
+    """How to run the stage on each job; ``named`` when somebody asked for this very job."""
 
     force: bool
     verify: bool
     dry_run: bool
     json: bool
+    named: bool = True
 
 
-def run(made: stage.Stage, options: argparse.Namespace, tool: str) -> int:
+def run(made: stage.Stage, options: argparse.Namespace, tool: str,
+        settings: Config | None = None) -> int:
     """Run a stage tool on the jobs that its options name; return the exit code.
+
+    Args:
+        made: the stage.
+        options: of the command line.
+        tool: its name.
+        settings: the configuration, if it was loaded already.
 
     Raises:
         errors.Usage: no job is named.
         errors.BadConfig: configuration or spool are not usable.
     """
-    settings = config.load(options.config)
+    settings = settings or config.load(options.config)
     on = spool.open_spool(options.spool, settings, tool, create=False)
     if not options.jobs and not options.all:
         raise errors.Usage("no job is named", f"give --job ID or --all; try '{tool} --help'")
@@ -44,6 +53,7 @@ def run(made: stage.Stage, options: argparse.Namespace, tool: str) -> int:
     codes = [_one(made, on, settings, identifier, how) for identifier in jobs]
     if options.all:
         fsops.sweep(on.path(made.name))
+        how = dataclasses.replace(how, named=False)
         # what another worker was faster with is no error to somebody who asked for all
         codes += [_one(made, on, settings, identifier, how) for identifier in _due(made, on)
                   if on.place(identifier) == made.name and not on.is_busy(identifier)]
@@ -60,7 +70,8 @@ def _due(made: stage.Stage, on: spool.Spool) -> list[str]:
         cli.say(f"{made.name}/ is paused: remove {on.path(made.name, '.pause')} to go on")
         return []
     now = time.time()
-    return [entry.id for entry in on.scan(made.name) if on.is_due(entry, now)]
+    due = [entry for entry in on.scan(made.name) if on.is_due(entry, now)]
+    return [entry.id for entry in sorted(due, key=lambda entry: entry.due)]  # alike: by id
 
 
 def _one(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str,
@@ -73,15 +84,21 @@ def _one(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str,
             return errors.OK
         place = stage.advance(made, on, settings, identifier, force=how.force, verify=how.verify)
     except errors.DaqError as error:
-        code = cli.fail(error)
-        _report(on, made, identifier, code, str(error), how)
-        return code
+        # a host that is left alone is no news, of which cron would send a letter, for each job
+        if isinstance(error, breaker.LeftAlone) and not how.named:
+            cli.say(f"{identifier}: {error}")
+        else:
+            cli.fail(error)
+        _report(on, made, identifier, error.code, str(error), how)
+        return error.code
     except OSError as system:
-        code = cli.fail(cli.from_os_error(system))
+        told = cli.from_os_error(system)
+        told.job = identifier
+        code = cli.fail(told)
         _report(on, made, identifier, code, str(system), how)
         return code
     ended = history.last(on.events(identifier), "aborted", "ok")
-    what = "aborted" if ended and ended["event"] == "aborted" else f"{made.name} done"
+    what = "aborted" if ended and ended["event"] == "aborted" else f"{made.role or made.name} done"
     cli.say(f"{identifier}: {what}, now in {place}/")
     _report(on, made, identifier, errors.OK, "", how)
     return errors.OK
@@ -101,6 +118,8 @@ def _report(on: spool.Spool, made: stage.Stage, identifier: str, code: int, mess
 def _intention(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str) -> str:
     names.check_id(identifier)
     if not os.path.lexists(on.job_path(made.name, identifier)):
+        if made.late is not None and on.place(identifier) == made.next:
+            return made.late.intention(on, settings, identifier)
         raise errors.NoJob(f"no such job in {made.name}/", "see daq-status", identifier)
     if on.is_busy(identifier):
         return "somebody is at work on it"
@@ -109,4 +128,5 @@ def _intention(made: stage.Stage, on: spool.Spool, settings: Config, identifier:
     most = settings["retry.tries"]
     if tries >= most:
         return f"would go to failed/ after {tries} tries"
-    return f"would {made.name} (try {tries + 1} of {most}) and move it to {made.next}/"
+    what = made.role or made.name
+    return f"would {what} (try {tries + 1} of {most}) and move it to {made.next}/"

@@ -52,11 +52,17 @@ def derive(spool: Spool, job: str, *, watched: bool | None = None) -> Status | N
     return of(spool, job, place, events, watched=watched)
 
 
+def there(place: str, events: list[history.Event]) -> str:
+    """Return where a job lies: on the other host while it is in ``remote/``, else here."""
+    said = history.far_state(events) if place == "remote" else None
+    return str(said.get("place", "")) if said else place
+
+
 def of(spool: Spool, job: str, place: str, events: list[history.Event], *,
        watched: bool | None = None) -> Status:
     """Return the DaqStatus of a job whose place and history are known."""
     substate = substate_of(spool, job, place, events, watched)
-    found = alerts.active(events, place)
+    found = alerts.active(events, there(place, events))
     newest = history.seconds(events[-1]) if events else _mtime(spool, place, job)
     return {
         "id": job,
@@ -65,7 +71,7 @@ def of(spool: Spool, job: str, place: str, events: list[history.Event], *,
         "substate": substate,
         "error": alerts.is_error(found),
         "message": json.dumps([_public(alert) for alert in found], ensure_ascii=False),
-        "result": result_path(spool, job),
+        "result": result_path(spool, job) or far_result(events),
         "timestamp": newest,
     }
 
@@ -92,16 +98,19 @@ def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
                 watched: bool | None = None) -> str:
     """Return the substate of a job; a resting job keeps that of the stage it left."""
     if place == "done":
-        ending = history.last(events, "aborted", "start")  # a later try undoes an abort
-        return "Aborted" if ending and ending["event"] == "aborted" else "Completed"
+        return _ending(events)
     stage = _stage_of(place, events)
-    if stage != "acquire" and history.abort_requested(events):
+    if stage != "acquire" and (history.abort_requested(events) or _is_leaving(spool, job, events)):
         return "Aborting"
+    if place == "remote":
+        return _far_substate(events)
     if stage in _STAGE_SUBSTATE:
         return _STAGE_SUBSTATE[stage]
     if stage == "collect":
         if place == "collect" and _is_collected(spool, job):
             return "Collecting"
+        if spool.hand_over:
+            return "NotScheduled"  # until the other host has it
         running = spool.watched() if watched is None else watched
         return "Scheduled" if running else "NotScheduled"
     if stage == "acquire":
@@ -109,9 +118,36 @@ def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
     return "Undefined"
 
 
+def _ending(events: list[history.Event]) -> str:
+    found = "Completed"
+    for event in events:
+        # a later try undoes an abort, but not a try of a host that was not told of it; that one
+        # may complete the job all the same (ESO-396401, section 9.3)
+        if event["event"] == "aborted":
+            found = "Aborted"
+        elif event["event"] == "start" and history.FAR not in event:
+            found = "Completed"
+        elif history.FAR in event and event["event"] == "state":
+            found = "Completed" if event["substate"] == "Completed" else found
+    return found
+
+
+def _far_substate(events: list[history.Event]) -> str:
+    said = history.far_state(events)
+    # it was acknowledged there, whether a watcher runs there or not (ESO-396401, section 9.3.4)
+    return "Scheduled" if said is None or said["substate"] == "NotScheduled" else str(
+        said["substate"])
+
+
+def _is_leaving(spool: Spool, job: str, events: list[history.Event]) -> bool:
+    """Tell whether an aborted job is about to be moved to ``done/``."""
+    return bool(events) and events[-1]["event"] == "aborted" and spool.is_busy(job)
+
+
 def _is_collected(spool: Spool, job: str) -> bool:
-    # daq-ctl holds the lock, too, until the move into collect/ is durable
-    return spool.is_busy(job) and holder(spool.lock_path(job)).get("stage") != "acquire"
+    # others hold the lock, too: who submits, imports, aborts or hands it over, and daq-ctl until
+    # the move into collect/ is durable
+    return spool.is_busy(job) and holder(spool.lock_path(job)).get("stage", "collect") == "collect"
 
 
 def _stage_of(place: str, events: list[history.Event]) -> str:
@@ -120,7 +156,7 @@ def _stage_of(place: str, events: list[history.Event]) -> str:
 
 def acquiring_substate(events: list[history.Event]) -> str:
     """Return the last substate that the acquisition recorded."""
-    event = history.last(events, "state")
+    event = history.last((e for e in events if history.FAR not in e), "state")
     return str(event["substate"]) if event else "NotStarted"
 
 
@@ -132,6 +168,8 @@ def left_stage(events: list[history.Event]) -> str:
     for event in reversed(events):
         stage = event.get("stage")
         if stage in STAGES:
+            if event["event"] == "ok" and event.get("to") == "remote":
+                return "collect"  # handed over before it was collected
             after = event["event"] == "ok"
             return {"acquire": "collect", "collect": "merge", "merge": "release"}.get(
                 stage, "release") if after else str(stage)
@@ -145,6 +183,14 @@ def result_path(spool: Spool, job: str) -> str:
     return spool.path("result", name) if name else ""
 
 
+def far_result(events: list[history.Event]) -> str:
+    """Return ``HOST:PATH`` of a product that another host made, or an empty text."""
+    said = history.far_state(events)
+    path = str(said.get("result", "")) if said else ""
+    host = str(said[history.FAR]).partition(":")[0] if said else ""
+    return f"{host}:{path}" if path else ""
+
+
 def reached(spool: Spool, job: str, place: str, events: list[history.Event],
             now: str) -> set[str]:
     """Return every substate that the job has been in, as far as order tells.
@@ -155,7 +201,7 @@ def reached(spool: Spool, job: str, place: str, events: list[history.Event],
     seen = {str(event["substate"]) for event in events if event["event"] == "state"} | {now}
     for event in events:
         stage, name = event.get("stage"), event["event"]
-        if stage == "collect" and name == "start":
+        if stage == "collect" and name == "start" and event.get("role") != history.HAND_OVER:
             seen.add("Collecting")
         elif stage in _STAGE_SUBSTATE and name in ("start", "ok", "fail"):
             seen.add(_STAGE_SUBSTATE[str(stage)])

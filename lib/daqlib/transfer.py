@@ -1,109 +1,95 @@
-"""Files between hosts: rsync over ssh, run through ``sh``.
+"""Files between hosts: rsync over ssh, or from an rsync daemon.
 
 What rsync is told and why:
 
 * A path to write to is quoted here for the remote shell; rsync's own quoting is not complete.
 * Names of files to fetch travel inside the protocol (``--files-from``), where neither a shell nor
   a wildcard nor an option parser sees them; this also works against a key restricted by rrsync.
-* Never ``--partial``, ``--inplace`` or ``--append``: they give half a file the final name.
-* rsync and its children inherit the job's lock, so that a transfer that outlives its tool keeps
-  the job claimed. ssh closes what it inherits; no connection-sharing master is started for us
-  (``ControlMaster=no``), though one that runs is used.
+* They keep their directories, so that files of one name come in one session.
+* Never ``--partial``, ``--inplace`` or ``--append``: they give half a file the final name. Never
+  ``--copy-links``: a symbolic link could lead anywhere.
 * A source that grows meanwhile arrives short with exit code 0: ask :func:`changed` afterwards.
+
+:mod:`daqlib.rsync` runs it, :mod:`daqlib.remoteshell` reaches the host,
+:mod:`daqlib.rsynccodes` says whose fault it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
-import shlex
 import shutil
-import signal
+import stat
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
-from daqlib import errors
+from daqlib import errors, names, remoteshell, rsync
 from daqlib.config import Config
+from daqlib.remoteshell import Link as Link
+from daqlib.rsynccodes import EACCES, ENOENT, Ended, errno, errnos, fault, reason
 
-#: Seconds without a byte after which a transfer is given up.
-TIMEOUT = 60
 #: Where rsync keeps what it has of an interrupted file, to go on from there.
 PARTIAL = ".rsync-part"
 
-_CONNECT = 20  # seconds
-_GRACE = 5.0  # seconds between TERM and KILL
-_SSH = (f"-o BatchMode=yes -o ConnectTimeout={_CONNECT} -o ControlMaster=no "
-        "-o ClearAllForwardings=yes")
 # from this version on rsync quotes remote paths, and has an option not to
 _QUOTES_SINCE = (3, 2, 4)
+_SYNCS_SINCE = (3, 2, 4)
 # what a shell takes for more than a character of a word
 _SHELL_CHARACTERS = re.compile(r"""[] !"#$&'()*;<>?[\\^`{|}]""")
 _WILD = re.compile(r"[*?\[\]\\]")
-_ERRNO = re.compile(r"\((\d+)\)\s*$")
-_NO_COMMAND = re.compile(r"rsync: (command )?not found")
-# rsync(1), exit values: socket I/O, timeouts; 255 is what ssh ends with, which rsync tells as 12
-# when it notices the closed connection before the end of ssh
-_NO_CONNECTION = (10, 12, 30, 35, 255)
-_REFUSED = re.compile(r"permission denied|host key verification|no matching|rrsync", re.I)
-_ENOENT, _EACCES, _ENOSPC, _EDQUOT = "2", "13", "28", "122"
+_TIMES = ("--times", "--no-dirs", "--relative", "--no-implied-dirs")
+_NAMES = ("--files-from=-", "--from0")
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How rsync ended.
-
-    Attributes:
-        code: exit code; negative for a signal.
-        out: what it printed.
-        err: what it said.
-    """
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class Link:
-    """What is needed to reach another host for one job.
-
-    Attributes:
-        settings: the configuration (``bin_rsync``, ``rsh``, ``ssh_config``).
-        host: name or ssh alias, optionally ``user@``.
-        descriptors: open files that the transfer shall inherit: the job's lock and slots.
-    """
-
-    settings: Config
-    host: str
-    descriptors: Sequence[int] = ()
-
-
-def check_tools(settings: Config) -> None:
+def check_tools(settings: Config, hosts: Iterable[str] = ("",)) -> None:
     """Check that what a transfer needs is installed and configured.
+
+    Args:
+        settings: the configuration.
+        hosts: with which files are to be exchanged; see :class:`Link`.
 
     Raises:
         errors.BadConfig: names what is missing and how to get it.
     """
     _program(settings["bin_rsync"], "cfg/bin_rsync", "rsync")
-    words = _shell_words(settings)
-    _program(words[0], "cfg/rsh", "openssh-client" if words[0] == "ssh" else words[0])
-    _ssh_config(settings)
+    for daemon in {host.startswith(names.DAEMON) for host in hosts}:
+        if daemon:
+            _check_password_file(rsync.password_file(Link(settings, "")))
+            continue
+        word = remoteshell.words(settings)[0]
+        _program(word, "cfg/rsh", "openssh-client" if word == "ssh" else word)
+        remoteshell.config_file(settings)
 
 
-def fetch(link: Link, paths: Sequence[str], folder: str) -> None:
-    """Fetch files of a host into a folder, each under its last name component.
+def _check_password_file(path: str) -> None:
+    if not path:
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise errors.BadConfig(f"cfg/transfer/password_file: {path}: {error.strerror}",
+                               "mend the configuration") from error
+    if not stat.S_ISREG(mode) or mode & 0o077:
+        raise errors.BadConfig(f"cfg/transfer/password_file: {path}: others may read it, or it is "
+                               "no file", f"chmod 600 {path}")
+
+
+def fetch(link: Link, paths: Sequence[str], folder: str, told: rsync.Told | None = None,
+          beside: AbstractContextManager[object] | None = None) -> None:
+    """Fetch files of a host into a folder, each to where :func:`arrived` says.
 
     Files that are there with the origin's size and modification time are not sent again; what an
     interrupted transfer left in the folder is used.
 
     Args:
         link: the host.
-        paths: absolute, with different last components.
+        paths: absolute, all different.
         folder: absolute path of an existing directory that is this job's alone.
+        told: wants to know how far it got.
+        beside: entered while the files arrive.
 
     Raises:
         errors.BadData: a file is missing or not a regular file; names host and path.
@@ -112,15 +98,19 @@ def fetch(link: Link, paths: Sequence[str], folder: str) -> None:
         errors.BadConfig: rsync or ssh are not usable.
     """
     _clean(folder)
-    ended = _rsync(link, ["--times", "--no-dirs", "--no-relative", f"--partial-dir={PARTIAL}",
-                          "--files-from=-", "--from0", "--", f"{link.host}:/", folder + "/"],
-                   _names(paths))
+    ended = rsync.run(link, [*_TIMES, f"--partial-dir={PARTIAL}", *_NAMES, "--", _root(link),
+                             folder + "/"], _list(paths), told, beside)
     if ended.code not in (0, 23, 24):
         raise fault(ended, link.host)
     for path in paths:
-        _judge(ended, link.host, path, os.path.join(folder, os.path.basename(path)))
+        _judge(ended, link.host, path, arrived(folder, path))
     if ended.code:
-        raise errors.Later(f"{link.host}: {_reason(ended)}", "see to the files on that host")
+        raise errors.Later(f"{link.host}: {reason(ended)}", "see to the files on that host")
+
+
+def arrived(folder: str, path: str) -> str:
+    """Return where a file is that was fetched into a folder."""
+    return folder + path
 
 
 def changed(link: Link, paths: Sequence[str], folder: str) -> list[str]:
@@ -129,171 +119,121 @@ def changed(link: Link, paths: Sequence[str], folder: str) -> list[str]:
     Raises:
         errors.DaqError: as :func:`fetch`.
     """
-    ended = _rsync(link, ["--times", "--no-dirs", "--no-relative", "--dry-run", "--files-from=-",
-                          "--out-format=%i %n", "--from0", "--", f"{link.host}:/", folder + "/"],
-                   _names(paths))
+    ended = rsync.run(link, [*_TIMES, "--dry-run", "--out-format=%i %n", *_NAMES, "--",
+                             _root(link), folder + "/"], _list(paths))
     if ended.code in (23, 24):
-        raise errors.Later(f"{link.host}: {_reason(ended)}", "see to the files on that host")
+        raise errors.Later(f"{link.host}: {reason(ended)}", "see to the files on that host")
     if ended.code:
         raise fault(ended, link.host)
-    return [line.partition(" ")[2] for line in ended.out.splitlines() if line.startswith(">f")]
+    found = [line.partition(" ")[2] for line in ended.out.splitlines() if line.startswith(">f")]
+    return [f"/{name}" for name in found]
 
 
-def send(link: Link, path: str, target: str) -> bool:
-    """Send a file, never replacing one that is there.
+def send(link: Link, path: str, target: str, *, make_path: bool = False,
+         told: rsync.Told | None = None) -> bool:
+    """Send a file, never replacing one that is there; it is durable there, if that rsync can.
 
     Args:
         link: the host.
         path: absolute path here.
         target: absolute path there; its directory must exist.
+        make_path: make the directories there that are missing.
+        told: wants to know how far it got.
 
     Returns:
-        False when there is a file of this name already, see :func:`same`.
+        False when there is a file of this name already, see :func:`holds`.
 
     Raises:
         errors.DaqError: as :func:`fetch`.
     """
-    ended = _upload(link, path, target, "--times", "--ignore-existing")
-    return bool(ended.out.strip())
+    options = ["--times", "--ignore-existing", *(["--mkpath"] if make_path else [])]
+    lasting = ["--fsync"] if _version(link.settings["bin_rsync"]) >= _SYNCS_SINCE else []
+    ended = _sent(link, path, target, [*lasting, *options], told)
+    if lasting and ended.code and "--fsync" in ended.err:  # the other rsync is an older one
+        ended = _sent(link, path, target, options, told)
+    return bool(_arrivals(_judged(link, ended)))
 
 
-def same(link: Link, path: str, target: str) -> bool:
-    """Tell whether a file there has the content of a file here (by checksum); so has none.
+def holds(link: Link, path: str, target: str) -> bool:
+    """Tell whether there is a file there with the content of a file here (by checksum).
 
     Raises:
         errors.DaqError: as :func:`fetch`.
     """
-    ended = _upload(link, path, target, "--dry-run", "--checksum")
-    lines = ended.out.splitlines()
-    return not any(line.startswith("<f") and not line.startswith("<f+") for line in lines)
+    ended = _sent(link, path, target, ["--dry-run", "--checksum"])
+    return not _arrivals(_judged(link, ended))
 
 
-def fault(ended: Ended, host: str) -> errors.DaqError:
-    """Return the error for an exit code of rsync: whose fault it is, and what to do."""
-    text = f"{host}: {_reason(ended)}"
-    numbers = set(_errnos(ended))
-    # the code is 12 instead when rsync notices first that nobody listens
-    if ended.code == 127 or _NO_COMMAND.search(ended.err):
-        return errors.BadConfig(f"rsync is not installed on {host}",
-                                "there: apt-get install rsync")
-    if numbers & {_ENOSPC, _EDQUOT}:
-        return errors.Later(text, "free some space")
-    if ended.code == 3:
-        return errors.BadConfig(text, "make the directory there, or mend the path")
-    if ended.code in (1, 2, 4, 5, 6) or (ended.code == 14 and "Failed to exec" in ended.err):
-        return errors.BadConfig(text, "check cfg/rsh, cfg/ssh_config and the rsync there")
-    if ended.code == 11:
-        denied = numbers & {_EACCES}
-        return (errors.NoPermission(text, "check owner and mode of the directory there") if denied
-                else errors.IoFailure(text, "check the disks of both hosts"))
-    down = ended.code in _NO_CONNECTION and not _REFUSED.search(ended.err)
-    return (errors.HostDown if down else errors.Later)(
-        text, "see that the host is up and lets ssh in without a password")
-
-
-def _upload(link: Link, path: str, target: str, *options: str) -> Ended:
+def _sent(link: Link, path: str, target: str, options: Sequence[str],
+          told: rsync.Told | None = None) -> Ended:
     if _WILD.search(target):
-        raise errors.BadConfig(f"{link.host}:{target}: a remote path with wildcards or "
-                               "backslashes could mean another one", "rename the directory")
-    quoted = _SHELL_CHARACTERS.sub(r"\\\g<0>", target)
-    ended = _rsync(link, [*options, *_as_quoted(link.settings), "--out-format=%i %n", "--",
-                          path, f"{link.host}:{quoted}"])
-    if ended.code == 23 and _EACCES in _errnos(ended):
-        raise errors.NoPermission(f"{link.host}: {_reason(ended)}",
+        raise errors.BadConfig(f"{names.location(link.host, target)}: a remote path with wildcards "
+                               "or backslashes could mean another one", "rename the directory")
+    quoted = target if link.is_daemon else _SHELL_CHARACTERS.sub(r"\\\g<0>", target)
+    words = [*options, *([] if link.is_daemon else _as_quoted(link.settings)),
+             "--out-format=%i %n", "--", path, names.location(link.host, quoted)]
+    return rsync.run(link, words, told=told)
+
+
+def _judged(link: Link, ended: Ended) -> Ended:
+    if ended.code == 23 and EACCES in errnos(ended):
+        raise errors.NoPermission(f"{link.host}: {reason(ended)}",
                                   "check owner and mode of the directory there")
     if ended.code:
         raise fault(ended, link.host)
     return ended
 
 
-def _judge(ended: Ended, host: str, path: str, arrived: str) -> None:
-    here = os.path.isfile(arrived) and not os.path.islink(arrived)
+def _arrivals(ended: Ended) -> list[str]:
+    """Return what rsync says of files that it sent, or would send."""
+    return [line for line in ended.out.splitlines() if line.startswith("<f")]
+
+
+def _judge(ended: Ended, host: str, path: str, there: str) -> None:
+    here = os.path.isfile(there) and not os.path.islink(there)
+    where = names.location(host, path)
     number = _complaint(ended, path)
     if not number and not here:
         # rrsync changes the path, rsync escapes what it cannot print: take what all have in common
-        numbers = {_errno(line) for line in ended.err.splitlines() if "[sender]" in line}
+        numbers = {errno(line) for line in ended.err.splitlines() if "[sender]" in line}
         number = numbers.pop() if len(numbers) == 1 else ""
-    if number == _EACCES:
-        raise errors.NoPermission(f"{host}:{path}: permission denied",
+    if number == EACCES:
+        raise errors.NoPermission(f"{where}: permission denied",
                                   "check owner and mode of the file there")
-    if number == _ENOENT:
-        raise errors.BadData(f"{host}:{path}: no such file or directory",
+    if number == ENOENT:
+        raise errors.BadData(f"{where}: no such file or directory",
                              "deliver the file there, or mend the location in the job")
     if here:
         return
     if ended.code == 0:
-        raise errors.BadData(f"{host}:{path}: is not a regular file",
+        raise errors.BadData(f"{where}: is not a regular file",
                              "name the file itself, not a directory or a symbolic link")
-    raise errors.Later(f"{host}:{path}: did not arrive: {_reason(ended)}",
+    raise errors.Later(f"{where}: did not arrive: {reason(ended)}",
                        "see to the file on that host")
 
 
 def _complaint(ended: Ended, path: str) -> str:
     """Return the error number that rsync gave for a file, or an empty text."""
-    return next((_errno(line) for line in ended.err.splitlines() if f'"{path}"' in line), "")
+    return next((errno(line) for line in ended.err.splitlines() if f'"{path}"' in line), "")
 
 
-def _names(paths: Sequence[str]) -> bytes:
+def _list(paths: Sequence[str]) -> bytes:
     return b"".join(os.fsencode(path) + b"\0" for path in paths)
+
+
+def _root(link: Link) -> str:
+    return link.host + "/" if link.is_daemon else f"{link.host}:/"
 
 
 def _clean(folder: str) -> None:
     """Remove rsync's temporaries of dead tries; who holds the lock knows that no rsync lives."""
-    for name in os.listdir(folder):
-        if name.startswith(".") and name != PARTIAL:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(folder, name))
-
-
-def _errno(line: str) -> str:
-    found = _ERRNO.search(line)
-    return found[1] if found else ""
-
-
-def _errnos(ended: Ended) -> list[str]:
-    return [number for line in ended.err.splitlines() if (number := _errno(line))]
-
-
-def _reason(ended: Ended) -> str:
-    """Return the telling line of what rsync and ssh said: the first one."""
-    if ended.code < 0:
-        return f"rsync died of signal {-ended.code}"
-    lines = [line.strip() for line in ended.err.splitlines() if line.strip()]
-    first = lines[0] if lines else "it gave no reason"
-    return f"{first.rstrip('.')} (rsync exit code {ended.code})"
-
-
-def _shell_words(settings: Config) -> list[str]:
-    try:
-        words = shlex.split(settings["rsh"])
-    except ValueError as error:
-        raise errors.BadConfig(f"cfg/rsh: {error}", "give a command such as 'ssh'") from error
-    return words or ["ssh"]
-
-
-def _shell(settings: Config) -> str:
-    """Return the remote shell's command line as rsync splits it: at spaces, '' for a quote."""
-    words = _shell_words(settings)
-    text = " ".join(map(_quoted, words))
-    if os.path.basename(words[0]) != "ssh":
-        return text
-    config = _ssh_config(settings)
-    return f"{text} {_SSH}" + (f" -F {_quoted(config)}" if config else "")
-
-
-def _quoted(word: str) -> str:
-    doubled = word.replace("'", "''")
-    return word if re.fullmatch(r"[\w@%+=:,./~-]+", word) else f"'{doubled}'"
-
-
-def _ssh_config(settings: Config) -> str:
-    given = os.path.expanduser(settings["ssh_config"])
-    if not given:
-        return ""
-    path = os.path.join(os.path.dirname(settings.path), given)
-    if not os.path.isfile(path):
-        raise errors.BadConfig(f"cfg/ssh_config: {path}: no such file", "mend the configuration")
-    return os.path.abspath(path)
+    for place, inner, files in os.walk(folder):
+        if PARTIAL in inner:
+            inner.remove(PARTIAL)
+        for name in files:
+            if name.startswith("."):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(place, name))
 
 
 def _program(name: str, key: str, package: str) -> None:
@@ -307,77 +247,13 @@ def _as_quoted(settings: Config) -> list[str]:
     Its own quoting lets a backquote through to the shell (seen with 3.2.7); ``--protect-args``,
     which needs none, is refused by rrsync.
     """
-    told = subprocess.run([settings["bin_rsync"], "--version"], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False).stdout
-    found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", told)
-    quotes = found is not None and tuple(map(int, found.groups())) >= _QUOTES_SINCE
+    quotes = _version(settings["bin_rsync"]) >= _QUOTES_SINCE
     return ["--no-protect-args", *(["--old-args"] if quotes else [])]
 
 
-def _rsync(link: Link, arguments: Sequence[str], data: bytes = b"") -> Ended:
-    """Run rsync to its end; its process group is ended when we are told to end."""
-    import sh
-
-    try:
-        command = sh.Command(link.settings["bin_rsync"])
-    except sh.CommandNotFound as error:
-        raise errors.BadConfig(f"{link.settings['bin_rsync']} (cfg/bin_rsync) is not installed",
-                               "apt-get install rsync") from error
-    options = ["-e", _shell(link.settings), f"--timeout={TIMEOUT}"]
-    running = None
-    try:
-        with _signals_held() as mask:
-            running = command(*options, *arguments, _in=data, _bg=True, _bg_exc=False,
-                              _new_group=True, _tty_out=False, _return_cmd=True,
-                              _env=_environment(), _ok_code=list(range(-64, 256)),
-                              _pass_fds=set(link.descriptors),
-                              _preexec_fn=_preparation(link.descriptors, mask))
-        running.wait()
-    except BaseException:
-        if running is not None:
-            _end(running.process)
-        raise
-    told = [bytes(text).decode(errors="replace") for text in (running.stdout, running.stderr)]
-    return Ended(int(running.exit_code), *told)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[set[int]]:
-    """Hold back our end until the child is known, so that it can be ended with us."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {
-        signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-    try:
-        yield {int(signum) for signum in before}
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _preparation(descriptors: Sequence[int], mask: set[int]) -> Callable[[], None]:
-    def prepare() -> None:
-        # in the child only: nothing else that this process starts may inherit the lock
-        for fd in descriptors:
-            os.set_inheritable(fd, True)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    return prepare
-
-
-def _environment() -> dict[str, str]:
-    # RSYNC_OLD_ARGS and its kind would undo what is decided here; messages must be parseable
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RSYNC_")}
-    return {**kept, "LC_ALL": "C.UTF-8"}
-
-
-def _end(process: Any) -> None:
-    """End a transfer with all its children: TERM, by which rsync tidies up, then KILL."""
-    deadline = time.monotonic() + _GRACE
-    signum = signal.SIGTERM
-    while process.is_alive()[0]:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pgid, signum)
-        while process.is_alive()[0] and time.monotonic() < deadline:
-            time.sleep(0.02)
-        signum, deadline = signal.SIGKILL, time.monotonic() + _GRACE
+@functools.cache
+def _version(program: str) -> tuple[int, ...]:
+    told = subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, check=False).stdout
+    found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", told)
+    return tuple(map(int, found.groups())) if found else ()

@@ -13,8 +13,8 @@ import pytest
 
 from daq_ctl.acquisition import Site
 from daq_ctl.control import Control
-from daq_ctl.feed import Feed
 from daqlib import config, errors, job
+from daqlib.feed import Feed
 from daqlib.spool import Spool, open_spool
 from harness import wait_until
 from scripted import Script, Stage

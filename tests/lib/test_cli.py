@@ -410,3 +410,25 @@ def test_the_version_is_the_packages() -> None:
 
     assert made.stdout == f"daq-collect {__version__}\n"
     assert json.dumps(made.stderr) == '""'
+
+
+@pytest.mark.parametrize(("name", "code", "remedy"), [
+    ("ENOSPC", 75, "free some space"), ("EDQUOT", 75, "have the quota raised"),
+    ("EROFS", 77, "remount it"), ("EACCES", 77, "check owner and mode"),
+    ("EIO", 74, "look into the system's log")])
+def test_what_a_failed_system_call_asks_of_a_person(name: str, code: int, remedy: str) -> None:
+    number = getattr(errno, name)
+    told = cli.from_os_error(OSError(number, os.strerror(number), "/data/x"))
+    assert told.code == code
+    assert told.message == f"/data/x: {os.strerror(number)}"
+    assert remedy in told.remedy
+
+
+def test_a_file_system_that_can_hold_no_more_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be space enough, and df shows it."""
+    class Full:
+        f_files, f_favail = 1000, 0
+
+    monkeypatch.setattr(cli.os, "statvfs", lambda path: Full)
+    told = cli.from_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x"))
+    assert "df -i" in told.remedy

@@ -1,8 +1,9 @@
-"""The feed of daq-ctl by itself: who waits is answered, and nobody has to wait for that."""
+"""The feed of the daemons by itself: who waits is answered, and nobody has to wait for that."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from daq_ctl.feed import Feed
 from daqlib import errors
+from daqlib.feed import ACTIVE, Feed
 from daqlib.spool import Spool
 from harness import make_spool
 from rpc_peers import until
@@ -202,3 +203,92 @@ def test_one_odd_job_keeps_no_other_from_being_followed(
     assert [word for word in words if word.startswith("i: ")] == [  # once, not with every look
         "i: internal error: KeyError: 'substate'; report this"]
     assert "internal error; report this" in words
+
+
+def pass_through(on: Spool, job: str) -> None:
+    """Let a job come and go, quicker than anybody can look."""
+    Path(on.job_path("collect", job)).write_text("{}")
+    on.log(job, "submitted", stage="collect", fileId=job)
+    for stage, target in (("collect", "merge"), ("merge", "release"), ("release", "done")):
+        on.log(job, "start", stage=stage)
+        on.move(job, stage, target)
+        on.log(job, "ok", stage=stage, to=target)
+
+
+@pytest.mark.parametrize("places", [ACTIVE, ("collect", "merge", "release")])
+def test_what_came_and_went_between_two_looks_is_told(on: Spool, places: tuple[str, ...]) -> None:
+    told: list[str] = []
+
+    def publish(now: dict[str, Any]) -> None:
+        if now["id"] == "k":
+            told.append(f"{now['state']} {now['substate']}")
+
+    async def run() -> None:
+        pass_through(on, "earlier")
+        await asyncio.sleep(0.005)  # times are in milliseconds
+        feed = Feed(on, publish, lambda job, place: None, 60.0, places=places)
+        feed.start()
+        pass_through(on, "k")
+        feed.refresh("k")  # a scan would not see it
+        assert told == []
+        await until(lambda: len(told) == 5)
+        assert told == ["StateMerging NotScheduled", "StateMerging Collecting",
+                        "StateMerging Merging", "StateMerging Releasing",
+                        "StateCompleted Completed"]
+        for job in ("k", "earlier"):
+            feed.refresh(job, hinted=True)  # once is enough; what was before is no news
+        on.move("k", "done", "merge")
+        feed.refresh("k", hinted=True)
+        assert told[5:] == ["StateMerging Merging"]  # it is done again
+        feed.close()
+
+    asyncio.run(run())
+
+
+def test_only_the_jobs_of_its_places_are_told_of(on: Spool) -> None:
+    told: list[str] = []
+
+    async def run() -> None:
+        feed = Feed(on, lambda now: told.append(now["id"]), lambda job, place: None, 60.0,
+                    places=("collect", "failed"))
+        feed.start()
+        assert await feed.active() == []
+        on.log("j", "state", stage="acquire", substate="Stopped")
+        on.move("j", "acquire", "done")
+        feed.refresh("j", hinted=True)
+        on.move("j", "done", "collect")
+        await until(lambda: told == ["j"])
+        feed.close()
+
+    asyncio.run(run())
+
+
+def test_of_many_jobs_that_rest_a_scan_looks_at_some(on: Spool) -> None:
+    for number in range(600):
+        Path(on.job_path("merge", f"m{number:03}")).write_text("{}")
+    looked: list[str] = []
+
+    async def run() -> None:
+        feed = Feed(on, lambda now: None, lambda job, place: looked.append(job), 60.0)
+        feed.start()
+        await until(lambda: feed._scanned)
+        assert len(set(looked)) == 601
+        assert feed._follower
+        feed._follower.changed()  # no hint comes from now on
+        told: set[str] = set()
+        for _ in range(4):
+            looked.clear()
+            await feed._scan()
+            assert len(looked) <= 201
+            told |= set(looked)
+        assert len(told) == 601  # in turn
+        os.rename(on.job_path("merge", "m599"), on.job_path("release", "m599"))
+        Path(on.job_path("merge", "new")).write_text("{}")
+        feed._follower.changed()  # the hints are lost
+        looked.clear()
+        await feed._scan()
+        assert {"m599", "new"} <= set(looked) and len(looked) <= 203
+        assert {now["id"]: now["substate"] for now in await feed.active()}["m599"] == "Releasing"
+        feed.close()
+
+    asyncio.run(run())

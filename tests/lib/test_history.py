@@ -18,6 +18,16 @@ def events(*names: str, stage: str = "merge") -> list[history.Event]:
     return made
 
 
+@pytest.mark.parametrize("line", [
+    "7", "[]", "{}", '{"event": 7}', '{"event": "state"}', '{"event": "keywords", "keywords": {}}',
+    '{"event": "defer", "until": "soon"}', '{"event": "defer", "until": NaN}',
+    '{"event": "defer", "until": 1e999}', '{"event": "defer", "until": 1e300}',
+    '{"event": "defer", "until": -1}', '{"event": "x", "a": %s}' % ("[" * 100_000 + "]" * 100_000),
+])
+def test_what_makes_no_sense_is_no_event(line: str) -> None:
+    assert history.parse(line.encode()) is None
+
+
 @pytest.mark.parametrize(("names", "count"), [
     ([], 0),
     (["submitted@collect"], 0),
@@ -183,8 +193,8 @@ def test_a_torn_batch_leaves_its_first_events(tmp_path: Path) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The lines that were parsed."""
     lines: list[bytes] = []
-    parse = history._parse
-    monkeypatch.setattr(history, "_parse", lambda line: (lines.append(line), parse(line))[1])
+    parse = history.parse
+    monkeypatch.setattr(history, "parse", lambda line: (lines.append(line), parse(line))[1])
     return lines
 
 

@@ -89,7 +89,7 @@ def test_the_name_is_authoritative(on: Spool) -> None:
 def test_links_are_not_followed(on: Spool, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text(json.dumps(document()))
     Path(on.job_path("collect", "j")).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(errors.NoJob, match="no regular file"):
         job.read(on, "j", "collect")
 
 

@@ -60,8 +60,15 @@ FILE = members({"type": st.just("fitsFile"), "sourceName": st.just("a"), "locati
 SOURCES = st.lists(st.one_of(FILE, members(
     {"type": st.just("fitsKeywords"), "sourceName": st.just("k"), "keywords": KEYWORDS},
     {"keywordRules": RULES, "alertUnmergeable": JUNK})), max_size=3)
-RECEIVERS = st.lists(members({"type": st.just("olasReceiver"), "path": st.just("/x")}, {
-    "host": st.just("h"), "options": members({}, {"allowSymlink": st.booleans(), "x": JUNK})}),
+FLAGS = {"allowSymlink": st.booleans(), "required": st.booleans(), "x": JUNK}
+RECEIVERS = st.lists(st.one_of(
+    members({"type": st.sampled_from(["olasReceiver", "directoryReceiver"]), "path": st.just("/x")},
+            {"host": st.just("h"), "template": st.just("{OBJECT}"), "options": members({}, FLAGS)}),
+    members({"type": st.just("commandReceiver"), "command": st.just("/x")},
+            {"args": st.lists(st.just("a"), max_size=2), "options": members({}, FLAGS)}),
+    members({"type": st.just("rsyncReceiver")}, {
+        "host": st.just("h"), "path": st.just("/x"), "url": st.just("rsync://h/m"),
+        "options": members({}, {**FLAGS, "bandwidth": st.sampled_from([-1, 0, 0.5, 7, True])})})),
     max_size=2)
 DOCUMENTS = members(
     {"id": st.text(max_size=3), "target": members(
@@ -74,8 +81,14 @@ WHOLE: dict[str, Any] = {
     "id": "x", "heuristics": "v1", "keywordDictionaries": ["d"], "more": 1,
     "target": {"fileId": "F", "filePrefix": "P_", "source": {
         "type": "fitsFile", "sourceName": "a", "location": "/a", "initialKeywords": []}},
-    "receivers": [{"type": "olasReceiver", "path": "/x", "host": "h",
-                   "options": {"allowSymlink": True}}],
+    "receivers": [
+        {"type": "olasReceiver", "path": "/x", "host": "h",
+         "options": {"allowSymlink": True, "required": False}},
+        {"type": "directoryReceiver", "path": "/x", "template": "{OBJECT}", "host": "h",
+         "options": {"allowSymlink": True, "required": False}},
+        {"type": "commandReceiver", "command": "/x", "args": ["a"], "options": {"required": True}},
+        {"type": "rsyncReceiver", "path": "/x", "host": "h", "url": "rsync://h/m",
+         "options": {"bandwidth": 0.5, "required": False}}],
     "sources": [
         {"type": "fitsFile", "sourceName": "a", "location": "/a", "alertUnmergeable": False,
          "keywordRules": [{"type": "filter", "selectionPatterns": ["+e DET.*", "-vc X"]},
@@ -208,7 +221,7 @@ def test_the_schemas_are_those_that_were_learnt() -> None:
               schema.load("receivers"), definitions["FitsFileSource"],
               definitions["FitsKeywordsSource"]]
     text = json.dumps(_rules_of(learnt), sort_keys=True)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "bdd2c5304e84947a"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "cca4962dd071f96c"
 
 
 def _rules_of(document: Any) -> Any:

@@ -216,7 +216,7 @@ def test_a_history_that_is_followed_is_parsed_once(
     on.follow_history("j")
     assert [event["keywords"] for event in on.events("j")] == [[2]]
     with monkeypatch.context() as patch:
-        patch.setattr(history, "_parse", None)
+        patch.setattr(history, "parse", None)
         assert len(on.events("j")) == 1, "nothing is parsed again"
     on.leave_history("j")
     on.leave_history("j")

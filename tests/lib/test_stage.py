@@ -440,6 +440,17 @@ def test_an_abort_is_obeyed_at_the_claim(on: Spool) -> None:
     assert not os.path.exists(on.lock_path("j"))
 
 
+def test_an_abort_that_was_cut_short_is_finished(on: Spool) -> None:
+    time.sleep(0.1)  # the record is younger than the job file, by more than a tick
+    on.log("j", "abort-requested", stage="merge")
+    on.log("j", "aborted", stage="merge")
+    assert advance(on) == "done"
+    assert names(on) == ["abort-requested", "aborted", "aborted"]
+    time.sleep(0.1)
+    on.move("j", "done", "merge")  # by a person who wants it after all
+    assert advance(on) == "release"
+
+
 def test_an_abort_is_obeyed_at_the_commit(on: Spool) -> None:
     assert advance(on, meanwhile(lambda _: on.log("j", "abort-requested"))) == "done"
     assert on.places("j") == ["done"]

@@ -16,7 +16,7 @@ from daqlib.interface import LogInfo, OcmDaqControl, Request, StdCmds
 
 _FIRST_SAMPLES_S = 0.1  # for a subscription to arrive before the command is carried out
 _LAST_SAMPLES_S = 0.1  # for the samples that the command itself caused
-_LEFT_TO_THE_SPOOL = ("collect", "merge", "release", "failed", "hold")
+_LEFT_TO_THE_SPOOL = ("collect", "merge", "release", "failed", "hold", "remote")
 
 Make = Callable[[argparse.Namespace, list[str]], Request[Any]]
 
@@ -254,7 +254,9 @@ def _abort_in_spool(options: argparse.Namespace, request: Request[Any]) -> bool:
         return False  # no spool here: the daemon is what is missing
     if on.place(names.check_id(job)) not in _LEFT_TO_THE_SPOOL:
         return False
-    abort.abort(on, job)
+    # what may record still is daq-ctl's to end, forced or not
+    force = request.command == "ForceAbortDaq" and not abort.recording(on.events(job))
+    abort.abort(on, job, force=force, settings=settings)
     return True
 
 
@@ -268,14 +270,22 @@ def _print(answer: Any, *, as_json: bool) -> None:
     else:
         # as the manual prints them: statuses sorted, a reply with the id first
         is_reply = isinstance(answer, dict) and "id" in answer and not is_status
-        cli.show(json.dumps(answer, indent=4, ensure_ascii=False, sort_keys=not is_reply))
+        text = json.dumps(answer, indent=4, ensure_ascii=False, sort_keys=not is_reply)
+        cli.show("\n".join(map(_plain, text.split("\n"))))
 
 
 def daq_line(status: dict[str, Any]) -> str:
     """Return the line of a DAQ's status as ESO's client prints it (section 10.3)."""
-    return (f"daq: id={status['id']}, file_id={status['fileId']}, state={status['state']}, "
-            f"substate={status['substate']}, error={str(status['error']).lower()}, "
-            f"message={status['message']}")
+    return _plain(
+        f"daq: id={status['id']}, file_id={status['fileId']}, state={status['state']}, "
+        f"substate={status['substate']}, error={str(status['error']).lower()}, "
+        f"message={status['message']}")
+
+
+def _plain(text: str) -> str:
+    """Return a line without what a terminal would obey, told by the escapes of JSON."""
+    return text if text.isprintable() else "".join(
+        c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def sample_line(topic: str, document: Any) -> str:

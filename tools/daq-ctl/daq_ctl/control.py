@@ -17,10 +17,10 @@ from daq_ctl import keywords as keyword_rules
 from daq_ctl import sources, stale, states
 from daq_ctl.acquisition import Acquisition, Site
 from daq_ctl.custody import Custody
-from daq_ctl.feed import Feed
 from daq_ctl.journal import durably
 from daq_ctl.turns import Left
 from daqlib import abort, capacity, cli, errors, job, names, schema, status, strictjson
+from daqlib.feed import Feed
 from daqlib.product import fold
 
 log = logging.getLogger("daq.ocm.manager")
@@ -254,7 +254,8 @@ class Control:
         # beyond acquire/: ends the worker, which takes a while, so not in the event loop
         left = abort.recording(self._spool.events(identifier))
         try:
-            await asyncio.to_thread(abort.abort, self._spool, identifier, force=force)
+            await asyncio.to_thread(abort.abort, self._spool, identifier, force=force,
+                                    settings=self._site.settings)
         except OSError as error:
             raise cli.from_os_error(error) from error
         self._feed.refresh(identifier)
