@@ -37,6 +37,16 @@ def document(daq: Daq, name: str, job: str = "J1") -> Document:
     return made
 
 
+def total(path: Path) -> int:
+    """Return the ones'-complement sum of a file's 32-bit words, by the definition."""
+    data = path.read_bytes()
+    data += b"\0" * (-len(data) % 4)
+    words = sum(int.from_bytes(data[at:at + 4], "big") for at in range(0, len(data), 4))
+    while words >> 32:
+        words = (words & 0xFFFFFFFF) + (words >> 32)
+    return words
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

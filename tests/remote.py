@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,22 @@ Host far
   ControlPersist 30
 """
 
+_RSYNCD = """
+{account}
+use chroot = no
+read only = yes
+list = no
+[data]
+  path = {data}
+[locked]
+  path = {data}
+  auth users = daq
+  secrets file = {secrets}
+[busy]
+  path = {data}
+  max connections = -1
+"""
+
 _LSH = """#!/bin/sh
 # "lsh [options] host command": runs the command here, once {gate} is there
 while [ "${{1#-}}" != "$1" ]; do case "$1" in -l|-p|-F|-o|-i) shift;; esac; shift; done
@@ -74,6 +91,35 @@ class Sshd:
 
     ssh_config: Path
     folder: Path
+
+
+    def logins(self) -> int:
+        """Return how many connections were let in so far."""
+        return (self.folder / "sshd.log").read_text().count("Accepted publickey")
+
+    def plain_config(self, path: Path, **changes: str) -> Path:
+        """Write a configuration without connection sharing.
+
+        Args:
+            path: of the new file.
+            changes: options of ssh that are to be different.
+        """
+        lines = [line for line in self.ssh_config.read_text().splitlines()
+                 if not line.strip().startswith(("Control", *changes))]
+        path.write_text("\n".join([*lines, *(f"  {name} {value}"
+                                             for name, value in changes.items())]) + "\n")
+        return path
+
+    @contextmanager
+    def restricted(self, options: str) -> Iterator[None]:
+        """Restrict what the key may do, as authorized_keys(5) says, within the block."""
+        keys = self.folder / "authorized"
+        before = keys.read_text()
+        keys.write_text(f"{options} {before}")
+        try:
+            yield
+        finally:
+            keys.write_text(before)
 
 
 @contextmanager
@@ -111,6 +157,50 @@ def _check_login(folder: Path) -> None:
     if tried.returncode:
         reason = f"no login by ssh: {tried.stderr.strip() or tried.stdout.strip()}"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@dataclass(frozen=True)
+class Rsyncd:
+    """A running rsync daemon.
+
+    Attributes:
+        url: of it; modules follow.
+        password: a file with the password of the user ``daq``, who alone may use ``locked``.
+    """
+
+    url: str
+    password: Path
+
+
+@contextmanager
+def rsyncd(folder: Path, data: Path) -> Iterator[Rsyncd]:
+    """Run an rsync daemon on loopback: its modules data, locked and busy are one directory."""
+    port = free_port()
+    secrets, password = folder / "secrets", folder / "password"
+    secrets.write_text("daq:let me in\n")
+    password.write_text("let me in\n")
+    for path in (secrets, password):
+        path.chmod(0o600)
+    config = folder / "rsyncd.conf"
+    # else root would become nobody, who cannot enter the directories of the tests
+    account = "" if os.geteuid() else "uid = root\ngid = root"
+    config.write_text(_RSYNCD.format(account=account, data=data, secrets=secrets))
+    with open(folder / "rsyncd.log", "wb") as log:
+        daemon = subprocess.Popen(
+            ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1",
+             f"--port={port}", "--log-file=/dev/stderr"], stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        wait_until(lambda: answers(port))
+        yield Rsyncd(f"rsync://127.0.0.1:{port}", password)
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens at a port of the loopback interface."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @dataclass(frozen=True)

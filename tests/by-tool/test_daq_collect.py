@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from collecting import collect, digest, document, put, sources
+from collecting import collect, digest, document, put, sources, total
+from daqlib import fitsfile
 from harness import Daq, make_fits
 from remote import configure
 
@@ -42,9 +43,9 @@ def test_brings_files_and_specification(daq: Daq, fits: Path) -> None:
     assert made["receivers"] == [{"type": "olasReceiver", "path": "/olas"}]
     assert document(daq, "collect.json")["result"]["files"] == [
         {"sourceName": "s0", "origin": str(fits), "path": "sources/0_s0_a.fits",
-         "size": fits.stat().st_size, "sha256": digest(fits)},
+         "size": fits.stat().st_size, "sum": total(fits)},
         {"sourceName": "s1", "origin": str(second), "path": "sources/1_s1_b.fits",
-         "size": second.stat().st_size, "sha256": digest(second)}]
+         "size": second.stat().st_size, "sum": total(second)}]
     assert daq.events("J1") == ["accepted", "start", "ok"]
 
 
@@ -145,6 +146,97 @@ def test_link_only_to_what_is_never_rewritten(daq: Daq, fits: Path) -> None:
     assert found["0_s0_l.fits"].samefile(fits) and not found["0_s0_l.fits"].is_symlink()
     assert not found["1_s1_b.fits"].samefile(other)  # "into" is not "in"
     assert not found["2_s2_t.fits"].samefile(target)  # the merger may write into it
+
+
+def test_a_link_costs_the_same_whatever_its_size(daq: Daq) -> None:
+    """It is not read, and takes no space: the file is larger than the disk."""
+    big = make_fits(daq.folder / "in" / "big.fits", shape=(1, 1))
+    hdu = fitsfile.read_structure(str(big)).hdus[1]
+    head = big.read_bytes()[:hdu.data_offset]
+    for axis, number in ((b"NAXIS1", 1 << 20), (b"NAXIS2", 1 << 20)):
+        head = head.replace(b"%s  =%21d" % (axis, 1), b"%s  =%21d" % (axis, number))
+    with open(big, "wb") as file:
+        file.write(head)
+        try:
+            file.truncate(len(head) + -(-(hdu.data_size << 40) // 2880) * 2880)
+        except OSError:
+            pytest.skip("the file system has no files of some TiB")
+    put(daq, big)
+    collect(daq).fails(75, "are free in the spool")
+    configure(daq, stable_sources=[str(big.parent)])
+    collect(daq).ok()
+    assert sources(daq)["0_s0_big.fits"].samefile(big)
+    assert "sum" not in document(daq, "collect.json")["result"]["files"][0]
+
+
+def test_a_symbolic_link_that_leads_elsewhere(daq: Daq, fits: Path) -> None:
+    """Somebody who may write into a directory of data must not have us read what he may not."""
+    secret = make_fits(daq.folder / "secret" / "a.fits")
+    link = fits.with_name("link.fits")
+    link.symlink_to("../secret/a.fits")
+    put(daq, link)
+    collect(daq).fails(65, "source s0", "symbolic link that leads out of its directory",
+                       str(secret), "name the file itself")
+    assert daq.tree() == {"failed": ["J1"]} and sources(daq) == {}
+    below = make_fits(fits.parent / "2026" / "b.fits", extensions=2)
+    fits.with_name("latest.fits").symlink_to(below)
+    (daq.folder / "data").symlink_to(fits.parent)  # how a directory is reached is not asked
+    put(daq, daq.folder / "data" / "latest.fits", daq.folder / "data" / "a.fits", job="J2")
+    collect(daq, job="J2").ok()
+    assert digest(sources(daq, "J2")["0_s0_latest.fits"]) == digest(below)
+    fits.with_name("loop.fits").symlink_to("loop.fits")
+    put(daq, fits.with_name("loop.fits"), job="J3")
+    collect(daq, job="J3").fails(65, "loop.fits", "symbolic links")
+
+
+def damaged(path: Path) -> Path:
+    """Write a file whose second extension does not match its DATASUM any more."""
+    data = bytearray(make_fits(path, extensions=3, checksum=True).read_bytes())
+    at = fitsfile.read_structure(str(path)).hdus[2].data_offset
+    data[at + 7] ^= 4
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("sums", ["verify", "strict", "trust"])
+def test_data_that_do_not_match_their_sums(daq: Daq, sums: str) -> None:
+    configure(daq, merge={"sums": sums})
+    put(daq, damaged(daq.folder / "in" / "a.fits"))
+    if sums == "strict":
+        for _ in range(2):  # what is here already is judged again
+            collect(daq).fails(65, "source s0: HDU 2 of", "a.fits is damaged", "DATASUM is",
+                               "deliver the file again")
+            os.rename(daq.spool / "failed" / "J1.json", daq.spool / "collect" / "J1.json")
+        return
+    for number in range(2):
+        collect(daq).ok()
+        found = [event for event in daq.history("J1") if event["event"] == "alert"]
+        assert [event["id"] for event in found] == (
+            ["datasum:s0:0_s0_a.fits[2]"] * (number + 1) if sums == "verify" else [])
+        os.rename(daq.spool / "merge" / "J1.json", daq.spool / "collect" / "J1.json")
+        (daq.spool / "data" / "J1" / "collect.json").unlink()  # all over again, of what is here
+    if sums == "verify":
+        assert daq.run("daq-status", "--json", "J1").ok().json()["error"]
+
+
+def test_a_linked_file_is_verified_by_its_own_sums(daq: Daq) -> None:
+    fits = make_fits(daq.folder / "in" / "a.fits", checksum=True)
+    configure(daq, stable_sources=[str(fits.parent)])
+    put(daq, fits)
+    collect(daq).ok()
+    assert "sum" not in document(daq, "collect.json")["outputs"][0]
+    back = (daq.spool / "merge" / "J1.json", daq.spool / "collect" / "J1.json")
+    os.rename(*back)
+    collect(daq, "-v", "--verify").ok().says("nothing changed")
+    status = fits.stat()
+    data = bytearray(fits.read_bytes())
+    data[-2880] ^= 1
+    fits.write_bytes(data)  # in place, what must not happen to such a file
+    os.utime(fits, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.rename(*back)
+    collect(daq, "-v").ok().says("nothing changed")
+    os.rename(*back)
+    assert "nothing changed" not in collect(daq, "-v", "--verify").ok().err
 
 
 def test_odd_names(daq: Daq) -> None:

@@ -131,7 +131,7 @@ def test_host_trouble(daq: Daq, fits: Path, rsh: str, code: int, says: str) -> N
 
 @pytest.mark.needs("rsync")
 def test_a_host_that_is_down_for_long_costs_no_tries(daq: Daq, fits: Path) -> None:
-    configure(daq, rsh="sh -c 'echo no route to host >&2; exit 255' x")
+    configure(daq, rsh="sh -c 'echo no route to host >&2; exit 255' x", breaker={"failures": 0})
     put(daq, f"{HOST}:{fits}")
     for _ in range(7):
         collect(daq).fails(75, "no route to host", "next try in")
@@ -221,16 +221,36 @@ def test_half_a_transfer_is_gone_on_with(daq: Daq, fits: Path) -> None:
     put(daq, f"{HOST}:{big}")
     process = daq.spawn("daq-collect", "--job", "J1")
     folder = daq.spool / "data" / "J1" / "sources"
-    wait_until(lambda: any(path.stat().st_size > 500_000 for path in folder.glob(".fetch-*/.b*")))
+    wait_until(lambda: any(path.stat().st_size > 500_000
+                           for path in folder.glob(".fetch-*/**/.b*")))
     process.signal(signal.SIGTERM)
     assert process.wait().code == 143
-    assert [path.name for path in folder.glob(".fetch-*/.*")] == [".rsync-part"]
+    assert [path.name for path in folder.glob(".fetch-*/**/.*")] == [".rsync-part"]
     assert sources(daq) == {}
     configure(daq, rsh=lsh, bin_rsync=fast)
     collect(daq).ok()
     assert digest(sources(daq)["0_s0_big.fits"]) == digest(big)
     matched = re.findall(r"Matched data: ([\d,]+)", (daq.folder / "stats").read_text())
     assert int(matched[0].replace(",", "")) > 100_000
+
+
+@pytest.mark.needs("rsync")
+def test_progress_is_shown_while_it_lasts(daq: Daq) -> None:
+    big = make_fits(daq.folder / "in" / "big.fits", extensions=1, shape=(1000, 1000))
+    configure(daq, rsh=stand_in(daq.folder).command, transfer={"bytes_per_sec": 600_000})
+    put(daq, f"{HOST}:{big}")
+    process = daq.spawn("daq-collect", "--job", "J1")
+    shown = wait_until(lambda: re.search(
+        r"collecting (\d+) %, [\d.]+ [kM]B/s, \d+s left", daq.run("daq-status").ok().out))
+    assert 0 < int(shown[1]) < 100
+    daq.run("daq-status", "J1").ok().prints(f": {HOST}:{big})")
+    told = daq.run("daq-status", "--json", "J1").ok().json()["progress"]
+    assert (told["stage"], told["pid"]) == ("collect", process.pid)
+    assert 0 < told["done"] < told["total"]
+    process.signal(signal.SIGTERM)
+    assert process.wait().code == 143
+    assert not (daq.spool / "data" / "J1" / ".progress.json").exists()
+    assert "#" not in process.err  # a bar is for terminals
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +295,7 @@ class TestRealSsh:
         put(daq, f"{HOST}:{big}")
         folder = daq.spool / "data" / "J1" / "sources"
         with daq.start("daq-collect", "--job", "J1") as process:
-            wait_until(lambda: list(folder.glob(".fetch-*/.big*")))
+            wait_until(lambda: list(folder.glob(".fetch-*/**/.big*")))
             names = {Path(f"/proc/{pid}/comm").read_text().strip()
                      for pid in holders(daq.spool / "lock" / "J1")}
             assert "rsync" in names and "ssh" not in names

@@ -8,12 +8,24 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 from daq_collect import local, plan, remote
-from daq_collect.origins import Origins
+from daq_collect.origins import Entry, Origins
 from daq_collect.plan import Input
-from daqlib import alerts, cli, errors, fitsfile, fsops, manifest, transfer
+from daqlib import (
+    alerts,
+    breaker,
+    cli,
+    errors,
+    fitsfile,
+    fsops,
+    manifest,
+    progress,
+    transfer,
+)
+from daqlib.fitsfile import FitsFile
 from daqlib.stage import Claim, Outcome, Stage
 
 Document = dict[str, Any]
@@ -35,31 +47,61 @@ def work(claim: Claim) -> Outcome:
     wanted = plan.inputs(specification)
     folder = os.path.join(claim.folder, plan.SOURCES)
     os.makedirs(folder, exist_ok=True)
+    progress.forget(claim.folder)
     origins = Origins(folder)
     for item in wanted:
         origins.adopt(item.name, item.origin, {other.name for other in wanted})
     _tidy(claim, folder, wanted, origins)
-    for item in wanted:
-        if not item.host:
-            _fetch(claim, folder, item, origins)
+    _fetch_here(claim, folder, [item for item in wanted if not item.host], origins)
     for batch in remote.batches([item for item in wanted if item.host]):
-        link = transfer.Link(claim.settings, batch[0].host, claim.descriptors)
-        remote.fetch(batch, folder, link, origins, check_structure, anew=claim.force)
+        _fetch_there(claim, folder, batch, origins)
     text = json.dumps(plan.local(specification), indent=1, ensure_ascii=False)
     fsops.put(os.path.join(claim.folder, SPECIFICATION), text.encode() + b"\n")
-    outputs = [manifest.output(claim.folder, os.path.join(plan.SOURCES, item.name),
-                               _digest(origins, item)) for item in wanted]
+    entries = [origins.find(item.name, item.origin) or {} for item in wanted]
+    outputs = [manifest.collected(claim.folder, os.path.join(plan.SOURCES, item.name),
+                                  entry.get("sum"))
+               for item, entry in zip(wanted, entries, strict=True)]
     files = [{"sourceName": item.source, "origin": item.origin, "path": made.path,
-              "size": made.size, "sha256": made.sha256}
+              "size": made.size, **({} if made.sum is None else {"sum": made.sum})}
              for item, made in zip(wanted, outputs, strict=True)]
+    raised += _damaged(claim, wanted, entries)
     raised += _suspicious(claim, wanted, outputs)
     outputs.append(manifest.output(claim.folder, SPECIFICATION))
     return Outcome(outputs, {"files": files}, raised)
 
 
-def _digest(origins: Origins, item: Input) -> str:
-    entry = origins.find(item.name, item.origin)
-    return str(entry["sha256"]) if entry else ""
+def _fetch_here(claim: Claim, folder: str, items: list[Input], origins: Origins) -> None:
+    sizes = [there.st_size for item in items if (there := local.status(item))]
+    told = _reporter(claim, items, "this host", sum(sizes))
+    done = 0
+
+    def copied(count: int) -> None:
+        nonlocal done
+        done += count
+        told.at(done)
+
+    try:
+        with origins.saving():
+            for item in items:
+                _fetch(claim, folder, item, origins, copied)
+    finally:
+        told.close()
+
+
+def _fetch_there(claim: Claim, folder: str, batch: list[Input], origins: Origins) -> None:
+    host = batch[0].host
+    told = _reporter(claim, batch, host)
+    link = transfer.Link(claim.settings, host, claim.descriptors)
+    try:
+        with breaker.trying(claim.spool, claim.settings, host):
+            remote.fetch(batch, folder, link, origins, check_structure, told, anew=claim.force)
+    finally:
+        told.close()
+
+
+def _reporter(claim: Claim, items: list[Input], host: str, total: int = 0) -> progress.Reporter:
+    what = items[0].origin if len(items) == 1 else f"{len(items)} files of {host}"
+    return progress.Reporter(claim.folder, claim.stage.name, what, total)
 
 
 def _tidy(claim: Claim, folder: str, wanted: list[Input], origins: Origins) -> None:
@@ -84,16 +126,19 @@ def _tidy(claim: Claim, folder: str, wanted: list[Input], origins: Origins) -> N
                      "copy of it")
 
 
-def _fetch(claim: Claim, folder: str, item: Input, origins: Origins) -> None:
+def _fetch(claim: Claim, folder: str, item: Input, origins: Origins,
+           copied: Callable[[int], None]) -> None:
     if not claim.force and _is_here(item, origins) and origins.intact(item.name, item.origin):
         cli.detail(f"{claim.id}: {item.origin} is here already")
         return
-    target = os.path.join(folder, item.name)
-    stable = _is_stable(item.path, claim.settings["stable_sources"])
-    how, digest = local.fetch(item, target, stable=stable,
-                              check=lambda path: check_structure(item, path))
-    origins.record(item.name, item.origin, digest)
-    cli.detail(f"{claim.id}: {item.origin}: {how}")
+    how = local.How(
+        stable=_is_stable(item.path, claim.settings["stable_sources"]),
+        # what is merged in place may have to be given back, and then be told from what it was
+        summed=item.in_place and claim.settings["merge.way"] == "in-place",
+        check=lambda path: check_structure(item, path), told=copied)
+    made = local.fetch(item, os.path.join(folder, item.name), how)
+    origins.record(item.name, item.origin, made.sum, made.damaged)
+    cli.detail(f"{claim.id}: {item.origin}: {made.how}")
 
 
 def _is_here(item: Input, origins: Origins) -> bool:
@@ -108,20 +153,48 @@ def _is_here(item: Input, origins: Origins) -> bool:
 
 
 def _is_stable(path: str, prefixes: list[str]) -> bool:
-    return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)
+    real = os.path.realpath(path)  # a symbolic link on the way can lead to what is rewritten
+    return any(_is_below(path, prefix) and _is_below(real, os.path.realpath(prefix))
+               for prefix in prefixes)
 
 
-def check_structure(item: Input, path: str) -> None:
-    """Check that a fetched file is a complete FITS file.
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def check_structure(item: Input, path: str) -> FitsFile:
+    """Check that a fetched file is a complete FITS file; return its structure.
 
     Raises:
         errors.BadData: it is not; names the origin.
     """
     try:
-        fitsfile.verify_structure(path)
+        return fitsfile.read_structure(path)
     except errors.BadData as error:
         message = error.message.replace(path, item.origin)
         raise errors.BadData(f"source {item.source}: {message}", error.remedy) from error
+
+
+def _damaged(claim: Claim, wanted: list[Input], entries: list[Entry]) -> list[alerts.Alert]:
+    """Alert to HDUs that do not match the sums that they state, as the merger would.
+
+    What was fetched is what lies at the origin: rsync compares, and a copy is read once. So the
+    origin is damaged, and fetching it again would not help.
+
+    Raises:
+        errors.BadData: one is, and sums are strict.
+    """
+    policy = claim.settings["merge.sums"]
+    found = []
+    for item, entry in zip(wanted, entries, strict=True):
+        damaged = {} if policy == "trust" else entry.get("damaged") or {}
+        for index, why in damaged.items():
+            text = (f"source {item.source}: HDU {index} of {item.origin} is damaged or was changed "
+                    f"after it was sealed: {why}")
+            if policy == "strict":
+                raise errors.BadData(text, "deliver the file again, or set cfg/merge/sums")
+            found.append(alerts.make("datasum", f"{item.source}:{item.name}[{index}]", text))
+    return found
 
 
 def _suspicious(claim: Claim, wanted: list[Input], outputs: list[manifest.Output],
@@ -145,16 +218,24 @@ def _wanted(claim: Claim) -> list[Input]:
 
 def _preflight(claim: Claim) -> None:
     wanted = _wanted(claim)
-    if any(item.host for item in wanted):
-        transfer.check_tools(claim.settings)
+    hosts = {item.host for item in wanted if item.host}
+    if hosts:
+        transfer.check_tools(claim.settings, hosts)
+        breaker.check(claim.spool, claim.settings, *hosts)
     origins = Origins(os.path.join(claim.folder, plan.SOURCES))
     sizes = [there.st_size for item in wanted
-             if not item.host and not _is_here(item, origins) and (there := local.status(item))]
+             if not item.host and not _is_here(item, origins) and (there := local.status(item))
+             and not _will_link(claim, item, there)]
     free, floor = claim.spool.free_bytes(), int(claim.settings["floor.spool_bytes"])
     if sum(sizes) + floor > free:
         raise errors.Later(f"the inputs have {sum(sizes)} bytes, {free} are free in the spool "
                            f"and cfg/floor/spool_bytes keeps {floor} of them",
                            "free some space", claim.id)
+
+
+def _will_link(claim: Claim, item: Input, there: os.stat_result) -> bool:
+    return (not item.in_place and _is_stable(item.path, claim.settings["stable_sources"])
+            and there.st_dev == os.stat(claim.spool.path("data")).st_dev)
 
 
 def _limits(claim: Claim) -> list[str]:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
 
+from daq_collect.arrival import Arrivals
 from daq_collect.origins import Origins
 from daq_collect.plan import Input
-from daqlib import errors, fsops, transfer
+from daqlib import errors, fitssums, progress, transfer
+from daqlib.fitsfile import FitsFile
 
 #: What the transfer folders in ``data/ID/sources/`` begin with.
 PREFIX = ".fetch-"
 
 
 def batches(items: Sequence[Input]) -> list[list[Input]]:
-    """Group the remote files by host, so that no name occurs twice in a group."""
+    """Group the remote files by host; a file that is wanted twice is fetched twice."""
     made: list[list[Input]] = []
     for item in items:
         for batch in made:
-            names = {os.path.basename(other.path) for other in batch}
-            if batch[0].host == item.host and os.path.basename(item.path) not in names:
+            paths = {other.path for other in batch}
+            if batch[0].host == item.host and item.path not in paths:
                 batch.append(item)
                 break
         else:
@@ -32,24 +33,28 @@ def batches(items: Sequence[Input]) -> list[list[Input]]:
 
 def folder_name(batch: Sequence[Input]) -> str:
     """Return the name of a batch's transfer folder: another batch never finds its files."""
-    text = "\0".join(f"{item.host}:{item.path}" for item in batch)
+    text = "\0".join(["tree", *(f"{item.host}:{item.path}" for item in batch)])
     return PREFIX + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fetch(batch: Sequence[Input], folder: str, link: transfer.Link, origins: Origins,
-          check: Callable[[Input, str], None], *, anew: bool = False) -> None:
+          check: Callable[[Input, str], FitsFile], told: progress.Reporter, *, anew: bool = False,
+          ) -> None:
     """Fetch the files of one host and give them their names in ``folder``.
 
     Args:
-        batch: files of one host, with different names.
+        batch: different files of one host.
         folder: ``data/ID/sources``, absolute.
         link: that host.
         origins: where to record what arrived.
-        check: called with each file and the path of what arrived; raises when it is no good.
+        check: called with each file and the path of what arrived; returns its structure, or
+            raises when it is no good.
+        told: is told how far it is.
         anew: fetch everything again, whatever is here.
 
     Raises:
         errors.DaqError: see :func:`daqlib.transfer.fetch`; errors.Later: still being written.
+        OSError: reading or writing here failed.
     """
     own = os.path.join(folder, folder_name(batch))
     if anew:
@@ -59,34 +64,35 @@ def fetch(batch: Sequence[Input], folder: str, link: transfer.Link, origins: Ori
         if not anew:
             _offer(item, folder, own, origins)
     paths = [item.path for item in batch]
-    transfer.fetch(link, paths, own)
+    arrivals = Arrivals([transfer.arrived(own, path) for path in paths])
+    transfer.fetch(link, paths, own, told.at, arrivals)
     late = transfer.changed(link, paths, own)
     if late:
         raise errors.Later(f"{link.host}: {', '.join(late)}: still being written",
                            "it is fetched again when it is complete")
-    for item in batch:
-        _accept(item, folder, own, origins, check)
+    with origins.saving():
+        for item in batch:
+            _accept(item, folder, own, origins, check, arrivals)
     shutil.rmtree(own)
 
 
 def _offer(item: Input, folder: str, own: str, origins: Origins) -> None:
     """Put a file that arrived in an earlier try where rsync sees that it need not be sent."""
     if origins.intact(item.name, item.origin):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(os.path.join(folder, item.name),
-                      os.path.join(own, os.path.basename(item.path)))
+        place = transfer.arrived(own, item.path)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.rename(os.path.join(folder, item.name), place)
 
 
 def _accept(item: Input, folder: str, own: str, origins: Origins,
-            check: Callable[[Input, str], None]) -> None:
-    arrived = os.path.join(own, os.path.basename(item.path))
-    check(item, arrived)
-    digest = fsops.sha256(arrived)
-    fd = os.open(arrived, os.O_RDONLY | os.O_CLOEXEC)
+            check: Callable[[Input, str], FitsFile], arrivals: Arrivals) -> None:
+    path = transfer.arrived(own, item.path)
+    file = check(item, path)
+    sums = arrivals.of(path).sums
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.fsync(fd)  # rsync leaves that to us
+        damaged = fitssums.damage(file, fd, sums)
     finally:
         os.close(fd)
-    os.rename(arrived, os.path.join(folder, item.name))
-    fsops.fsync_dir(folder)
-    origins.record(item.name, item.origin, digest)
+    os.rename(path, os.path.join(folder, item.name))
+    origins.record(item.name, item.origin, sums.total, damaged)
