@@ -2,71 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness import Daq, make_fits, wait_until
+from harness import Daq, wait_until
+from releasing import ARCHIVE, again, alerts, delivered, olas, put, release, result
 from remote import HOST, Sshd, Stand, configure, holders, script, sshd, stand_in
-
-Document = dict[str, Any]
-
-FILE_ID = "XYZ.2026-11-21T02:30:00.123"
-ARCHIVE = f"{FILE_ID}.fits"
-
-
-def olas(path: object, host: str | None = None, **options: object) -> Document:
-    """Return a receiver."""
-    made: Document = {"type": "olasReceiver", "path": str(path)}
-    if host is not None:
-        made["host"] = host
-    return {**made, "options": options} if options else made
-
-
-def put(daq: Daq, *receivers: Document, job: str = "J1") -> Path:
-    """Put a merged job into release/; return its product."""
-    product = daq.spool / "result" / f"P_{FILE_ID}.fits"
-    if not product.exists():
-        make_fits(product)
-        product.chmod(0o444)
-    folder = daq.spool / "data" / job
-    folder.mkdir()
-    digest = hashlib.sha256(product.read_bytes()).hexdigest()
-    result = {"product": product.name, "size": product.stat().st_size, "sha256": digest,
-              "fileId": FILE_ID}
-    (folder / "merge.json").write_text(json.dumps({
-        "id": job, "stage": "merge", "inputs": {}, "outputs": [], "result": result}))
-    (folder / "specification.json").write_text(json.dumps({
-        "id": job, "sources": [], "target": {"fileId": FILE_ID}, "receivers": list(receivers)}))
-    daq.drop("release", job, {"sources": [
-        {"type": "fitsKeywords", "sourceName": "k", "keywords": []}]})
-    return product
-
-
-def release(daq: Daq, *arguments: str, job: str = "J1", **options: Any) -> Any:
-    """Run the tool on a job."""
-    return daq.run("daq-release", "--job", job, *arguments, **options)
-
-
-def again(daq: Daq, place: str = "done") -> None:
-    """Move the job back to release/, as a person does."""
-    os.rename(daq.spool / place / "J1.json", daq.spool / "release" / "J1.json")
-
-
-def delivered(daq: Daq) -> list[Document]:
-    """Return the events of deliveries."""
-    return [event for event in daq.history("J1") if event["event"] == "delivered"]
-
-
-def alerts(daq: Daq) -> list[str]:
-    """Return the ids of the alerts."""
-    return [str(event["id"]) for event in daq.history("J1") if event["event"] == "alert"]
 
 
 @pytest.fixture
@@ -104,9 +50,11 @@ def test_hard_link_under_the_archive_name(daq: Daq, box: Path) -> None:
     event, = delivered(daq)
     assert (event["receiver"], event["path"], event["how"], event["size"]) == (
         str(box), str(box / ARCHIVE), "hardlink", product.stat().st_size)
-    made = json.loads((daq.spool / "data" / "J1" / "release.json").read_text())
-    assert made["result"]["receipts"] == [
-        {key: event[key] for key in ("receiver", "how", "sha256", "path")}]
+    receipt, = result(daq)["receipts"]
+    assert receipt.pop("time") <= event["time"] and receipt.pop("host") == ""
+    assert receipt == {key: event[key] for key in (
+        "receiver", "type", "path", "how", "size", "sha256", "try")}
+    assert (event["type"], event["try"]) == ("olasReceiver", 1)
 
 
 def test_nobody_to_deliver_to(daq: Daq) -> None:
@@ -124,8 +72,9 @@ def test_symbolic_link_across_file_systems(daq: Daq, elsewhere: Path) -> None:
 
 def test_copy_where_no_symbolic_link_is_wanted(daq: Daq, elsewhere: Path) -> None:
     product = put(daq, olas(elsewhere, allowSymlink=False))
-    (elsewhere / f".tmp-999999999-1-{ARCHIVE}").write_text("dead")
     (elsewhere / ".tmp-999999999-1-other.fits").write_text("not ours")
+    release(daq, env={"DAQ_CRASH": "deliver.copied"}).died(signal.SIGKILL)
+    assert len(os.listdir(elsewhere)) == 2 and not (elsewhere / ARCHIVE).exists()
     release(daq).ok()
     assert (elsewhere / ARCHIVE).read_bytes() == product.read_bytes()
     assert (elsewhere / ARCHIVE).stat().st_mtime_ns == product.stat().st_mtime_ns
@@ -153,7 +102,7 @@ def test_other_content_is_never_overwritten(daq: Daq, box: Path, there: str) -> 
     else:
         target.symlink_to("nowhere")
     before = target.lstat()
-    release(daq).ok().says("exists with other content")
+    release(daq).fails(73, str(box), "exists with other content", "the job is done all the same")
     after = target.lstat()
     assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
         before.st_ino, before.st_size, before.st_mtime_ns)
@@ -302,7 +251,7 @@ def test_rsync_never_overwrites(daq: Daq, stand: Stand, box: Path, alike: bool) 
         os.utime(box / ARCHIVE, ns=(status.st_atime_ns, status.st_mtime_ns))
     else:
         os.utime(box / ARCHIVE, (1, 1))
-    release(daq).ok().says("exists with other content")
+    release(daq).fails(73, "exists with other content")
     assert (box / ARCHIVE).read_bytes() != product.read_bytes()
     assert alerts(daq) == [f"release-failed:{HOST}:{box}"] and delivered(daq) == []
 
@@ -374,11 +323,14 @@ def test_real_ssh(daq: Daq, tmp_path_factory: pytest.TempPathFactory) -> None:
 def _check_real_ssh(daq: Daq, far: Sshd) -> None:
     folder = daq.folder / "o $(las)'"
     folder.mkdir()
-    product = put(daq, olas(folder, HOST))
+    beside = daq.folder / "beside"
+    beside.mkdir()
+    product = put(daq, olas(folder, HOST), olas(beside, HOST))
     release(daq).ok()
     assert (folder / ARCHIVE).read_bytes() == product.read_bytes()
+    assert (beside / ARCHIVE).read_bytes() == product.read_bytes()
     assert holders(daq.spool / "lock" / "J1") == [] and list(far.folder.glob("cm-*")) == []
     (folder / ARCHIVE).unlink()
     (folder / ARCHIVE).write_text("other")
     again(daq)
-    release(daq, "--force").ok().says("exists with other content")
+    release(daq, "--force").fails(73, "exists with other content")

@@ -15,6 +15,7 @@ name, and move the jobs on to done/."""
 _EXAMPLES = """
 daq-release --job INS.2026-11-21T02:30:00.123
 daq-release --all                                  # every job that is due, for cron
+daq-release --job ID                               # of a job that is done: what is missing
 daq-release --force --job ID                       # deliver again what was delivered before
 """
 
