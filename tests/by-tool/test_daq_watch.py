@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -111,13 +112,16 @@ def test_touch_means_now(fake: Fake) -> None:
     fake.wait_tree({"done": ["a", "z"]})
 
 
-def test_the_last_stage_first_and_by_id(fake: Fake) -> None:
-    fake.jobs("collect", ["a", "c", "b"])
+def test_the_last_stage_first_then_what_became_due_first(fake: Fake) -> None:
+    fake.jobs("collect", ["a", "c", "b", "d"])
     fake.jobs("release", ["z"])
+    now = time.time()
+    for job, ago in {"a": 5, "b": 9, "c": 9, "d": 7}.items():  # alike: by id
+        os.utime(fake.spool / "collect" / f"{job}.json", (now - ago, now - ago))
     fake.run("daq-watch", "--once").ok()
     order = [line.split()[1:3] for line in fake.diary("begin")]
     assert order == [["release", "z"]] + [
-        [stage, job] for job in "abc" for stage in ("collect", "merge", "release")]
+        [stage, job] for job in "bcda" for stage in ("collect", "merge", "release")]
 
 
 def test_a_stage_directory_may_be_replaced(fake: Fake) -> None:
@@ -287,6 +291,31 @@ def test_a_bad_configuration_is_not_taken_over(fake: Fake) -> None:
     process.stop().exits(0)
 
 
+def test_nothing_is_started_while_the_tools_cannot_read_the_configuration(fake: Fake) -> None:
+    fake.configure("scan_interval_sec: 0.2")
+    fake.run("daq-watch", "--once").ok()
+    process = fake.watch()
+    fake.configure("limits: {daq: many}")
+    jobs = [f"j{number:02}" for number in range(20)]
+    fake.jobs("merge", jobs)
+    process.wait_for("nothing is started until this is mended: .*cfg/limits/daq")
+    fake.configure("limits: {daq: 1}")
+    process.wait_for("the configuration can be read again")
+    fake.wait_tree({"done": jobs})
+    assert process.err.count("until this is mended") == 1
+    assert process.err.count("daq-merge: ") - process.err.count("merge done") < len(jobs)
+    process.stop().exits(0)
+
+
+@pytest.mark.parametrize("words", [
+    "--json", "--dry-run --json", "--once --json", "--rr-uri zpb.rr://127.0.0.1:1/",
+    "--proc-name dpm", "--status --once", "--status --serve", "--serve-only --serve",
+    "--dry-run --once", "--mirror-only --serve", "--serve-only --once"])
+def test_options_without_effect_are_refused(fake: Fake, words: str) -> None:
+    named = words.split()
+    fake.run("daq-watch", *named).fails(64, *[each for each in named if each.startswith("--")][-1:])
+
+
 def test_a_missing_stage_tool_is_an_error_at_the_start(fake: Fake) -> None:
     (fake.bin / "daq-release").unlink()
     result = fake.run("daq-watch", env={"PATH": "/usr/bin:/bin"})
@@ -336,16 +365,28 @@ def test_once_says_when_something_is_left(fake: Fake) -> None:
     assert fake.events("a").count("defer") == 1  # it was not due yet
 
 
-def test_a_start_that_comes_to_nothing_does_not_spin(fake: Fake) -> None:
-    fake.configure("scan_interval_sec: 0.5")
+def test_a_start_that_comes_to_nothing_is_repeated_ever_more_seldom(fake: Fake) -> None:
+    fake.configure("scan_interval_sec: 0.2")
     fake.order("merge", "host-down")
     fake.jobs("merge", ["a"])
     fake.watch()
-    wait_until(lambda: len(fake.diary("preflight")) == 3)
-    first, second, third = (float(line.split()[3]) for line in fake.diary("preflight"))
-    assert min(second - first, third - second) >= 0.5
+    wait_until(lambda: len(fake.diary("preflight")) == 4)
+    times = [float(line.split()[3]) for line in fake.diary("preflight")]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert pauses[0] >= 0.2 and pauses[1] >= 0.4 and pauses[2] >= 0.8
     assert fake.events("a") == ["accepted"]
     fake.order("merge", "ok")
+    fake.wait_tree({"done": ["a"]})
+
+
+def test_after_a_start_that_came_to_nothing_touch_means_now(fake: Fake) -> None:
+    fake.configure("scan_interval_sec: 600.0")
+    fake.order("merge", "host-down")
+    fake.jobs("merge", ["a"])
+    fake.watch()
+    wait_until(lambda: len(fake.diary("preflight")) == 1)
+    fake.order("merge", "ok")
+    os.utime(fake.spool / "merge" / "a.json")
     fake.wait_tree({"done": ["a"]})
 
 

@@ -191,19 +191,57 @@ def test_the_merging_server(daq: Daq) -> None:
         {"type": "fitsFile", "sourceName": "a", "location": str(path)}]})
     told = daq.run("daqDpmServer", "--poll-once", "-n", "dpm", "--workspace", "dpm", "--rr-uri",
                    "zpb.rr://127.0.0.1:12083/", "--ps-uri", "zpb.ps://127.0.0.1:12084/").ok()
-    notes = [line for line in told.err.splitlines() if "without effect" in line]
-    assert notes == [
-        "daqDpmServer: without effect here: --proc-name, --workspace, --rr-uri, --ps-uri"]
+    notes = [line for line in told.err.splitlines() if "no effect" in line]
+    assert len(notes) == 1 and "--workspace" in notes[0] and "DAQ_SPOOL" in notes[0]
+    assert "serving" not in told.err
     assert daq.tree() == {"done": ["dropped"]}
     assert daq.run("daqDpmServer", "--poll-once", "-l", "ERROR").ok().err == ""
 
 
+def dpm_file(daq: Daq, name: str, text: str) -> tuple[str, str]:
+    """Write a configuration; ``RR`` and ``PS`` in it stand for endpoints, which are returned."""
+    path = daq.folder / "cfg" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    requests, topics = (f"zpb.{kind}://127.0.0.1:{free_port()}" for kind in ("rr", "ps"))
+    path.write_text(text.replace("RR", requests).replace("PS", topics))
+    daq.env["CFGPATH"] = str(daq.folder / "cfg")
+    return requests, topics
+
+
 def test_the_merging_server_runs_until_it_is_told_to_end(daq: Daq) -> None:
-    with daq.start("daqDpmServer", "-l", "DEBUG", until="watching") as server:
-        daq.run("daqDpmServer").fails(75, "daqDpmServer: ", "watched already")
+    folder = daq.folder / "logs"
+    folder.mkdir()
+    requests, topics = dpm_file(
+        daq, "config/daqDpmServer/config.yaml",
+        "cfg:\n  workspace: /absolute/path\n  req_endpoint: RR/\n  pub_endpoint: PS/\n"
+        "  limits: {daq: 2, merge: 2}\n")
+    with daq.start("daqDpmServer", "-l", "DEBUG", "-n", "dpm7", until="serving at",
+                   env={"DAQ_LOGS": str(folder)}) as server:
+        assert f"serving at {requests}, topics at {topics}" in server.err.replace("/,", ",")
+        assert server.err.count("accepted, but without effect here: cfg/daq/workspace") == 1
+        assert rpc.call(f"{requests}/daq", "GetActiveDaqs", {}, PATIENCE_S) == []
+        daq.run("daqDpmServer").fails(75, "daqDpmServer: ", "watched already", chatty=True)
+        assert "serving at" in (folder / "dpm7.log").read_text()
         server.signal(signal.SIGINT)
         assert server.wait().code in (0, 130)
     daq.run("daqDpmServer", "-c", "missing.yaml").fails(78, "missing.yaml")
+
+
+SHARED = "cfg:\n  req_endpoint: zpb.rr://127.0.0.1:1\n  pub_endpoint: zpb.ps://127.0.0.1:1\n"
+BELOW = "  dpm: {req_endpoint: RR, pub_endpoint: PS}\n"
+
+
+@pytest.mark.parametrize("how", ["--config", "DAQ_CONFIG", "command line"])
+def test_where_the_merging_server_serves(daq: Daq, how: str) -> None:
+    requests, topics = dpm_file(daq, "site.yaml", SHARED if how == "command line" else
+                                SHARED + BELOW)
+    words: list[str] = [] if how == "DAQ_CONFIG" else ["--config", "site.yaml"]
+    if how == "DAQ_CONFIG":
+        daq.env["DAQ_CONFIG"] = "site.yaml"
+    elif how == "command line":
+        words += ["--rr-uri", requests, "--ps-uri", topics]
+    with daq.start("daqDpmServer", *words, until="serving at"):
+        assert rpc.call(f"{requests}/std", "GetState", {}, PATIENCE_S) == "Operational;Idle"
 
 
 # -- daqDpmMerge -----------------------------------------------------------------------------------

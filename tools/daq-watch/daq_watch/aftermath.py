@@ -8,7 +8,7 @@ import signal
 from daq_watch.worker import Worker
 from daqlib import cli, clock, errors, stage
 from daqlib.config import Config
-from daqlib.spool import Spool
+from daqlib.spool import Spool, holder
 
 #: Ends that the stage tool has explained itself, on stderr and where need be in the log.
 _EXPLAINED = (errors.OK, *(c.code for c in errors.CODES if c not in (errors.Bug, errors.Usage)),
@@ -39,7 +39,7 @@ def _record(on: Spool, settings: Config, worker: Worker, code: int) -> None:
               if code < 0 else f"daq-{worker.stage} ended with exit code {code}")
     lock = on.wait_lock(worker.job, "watch", _LOCK_PATIENCE)
     if lock is None:
-        cli.warn(f"{worker.job}: {reason}; somebody else is at work on the job now")
+        cli.warn(f"{worker.job}: {reason}; {_who_has_it(on, worker)}")
         return
     try:
         if not _has_recorded(on, worker):
@@ -48,6 +48,12 @@ def _record(on: Spool, settings: Config, worker: Worker, code: int) -> None:
             _tell(on, worker, reason, place)
     finally:
         on.release(worker.job, lock)
+
+
+def _who_has_it(on: Spool, worker: Worker) -> str:
+    if holder(on.lock_path(worker.job)).get("pid") == worker.pid:
+        return "what it started still runs, and holds the job until it ends"
+    return "somebody else is at work on the job now"
 
 
 def _has_recorded(on: Spool, worker: Worker) -> bool:

@@ -6,87 +6,111 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 
+from daq_watch.index import STAGES, Index
+from daq_watch.needs import Needs, Reader
+from daq_watch.worker import Worker
 from daqlib import capacity, clock
 from daqlib.config import Config
 from daqlib.spool import Entry, Spool
 
-#: The stages that are advanced, the last one first, so that jobs finish before others begin.
-STAGES = ("release", "merge", "collect")
 #: Workers at a time where no limit is set: each costs a process and some 30 MB.
 _MOST = 64
 
-Jobs = dict[str, list[Entry]]
 
+class Room:
+    """How many workers more each limit allows; places taken by others count.
 
-def scan(on: Spool) -> Jobs:
-    """Return the job files of each stage, by id."""
-    return {stage: on.scan(stage) for stage in STAGES}
-
-
-def next_due(jobs: Jobs, now: float) -> float:
-    """Return the seconds until the next deferred job is due; infinite when there is none."""
-    ahead = [e.due - now for entries in jobs.values() for e in entries if e.due > now]
-    return min(ahead, default=math.inf)
-
-
-def room(on: Spool, settings: Config, own: Collection[int],
-         running: dict[str, int]) -> dict[str, float]:
-    """Return how many workers more each limit allows; slots taken by others count.
-
-    The stage tools take the slots themselves, so this only avoids starting what would turn round
-    at once.
-
-    Args:
-        on: the spool.
-        settings: the configuration.
-        own: process ids of our workers, which may not hold their slots yet.
-        running: our workers, counted by stage.
+    The stage tools take the places themselves, so this only avoids starting what would turn round
+    at once. Places are looked at only while ours leave some: a look at one that is being taken
+    holds its taker up.
     """
-    left: dict[str, float] = {}
-    for limit in ("daq", "merge"):
-        count = int(settings[f"limits.{limit}"])
-        ours = sum(n for stage, n in running.items() if limit in capacity.LIMITS[stage])
-        others = sum(pid not in own for pid in capacity.holders(on, settings, limit))
-        left[limit] = count - ours - others if count else math.inf
-    left["daq"] = min(left["daq"], _MOST - sum(running.values()))
-    return left
+
+    def __init__(self, on: Spool, settings: Config, workers: Collection[Worker]) -> None:
+        """Count nothing yet.
+
+        Args:
+            on: the spool.
+            settings: ``limits.*``.
+            workers: ours, which may not hold their places yet.
+        """
+        self._on = on
+        self._settings = settings
+        self._own = {each.pid for each in workers}
+        self._running = [limit for each in workers for limit in each.needs.limits]
+        self._most = _MOST - len(workers)
+        self._left: dict[str, float] = {}
+
+    def has(self, limits: Collection[str]) -> bool:
+        """Tell whether one worker more may be started."""
+        return self._most > 0 and all(self._of(limit) > 0 for limit in limits)
+
+    def take(self, limits: Collection[str]) -> None:
+        """Count a worker that is started."""
+        self._most -= 1
+        for limit in limits:
+            self._left[limit] = self._of(limit) - 1
+
+    def _of(self, limit: str) -> float:
+        if limit not in self._left:
+            self._left[limit] = self._count(limit)
+        return self._left[limit]
+
+    def _count(self, limit: str) -> float:
+        places = int(self._settings[f"limits.{limit}"])
+        left = places - self._running.count(limit)
+        if not places:
+            return math.inf
+        if left <= 0:
+            return 0
+        holders = capacity.holders(self._on, self._settings, limit)
+        return left - sum(pid not in self._own for pid in holders)
 
 
-def choose(on: Spool, jobs: Jobs, left: dict[str, float],
-           may: Callable[[str, Entry], bool]) -> Iterator[tuple[str, Entry]]:
-    """Yield what to start now, by id in each stage; a job that has to wait blocks no other.
+def choose(on: Spool, index: Index, needs: Reader, room: Room,
+           may: Callable[[Entry, Needs], bool]) -> Iterator[tuple[Entry, Needs]]:
+    """Yield what to start now, in each stage what became due first; nobody waits for another.
 
     Args:
         on: the spool.
-        jobs: from :func:`scan`.
-        left: from :func:`room`; counted down.
+        index: what lies in the stages.
+        needs: of the jobs.
+        room: counted down.
         may: whether the caller has nothing against this start.
     """
     now = clock.now()
     for stage in STAGES:
         if on.paused(stage):
             continue
-        for entry in jobs[stage]:
-            if any(left[limit] <= 0 for limit in capacity.LIMITS[stage]):
+        for entry in index.due(stage, now):
+            if not room.has(capacity.LIMITS[stage]):
                 break
-            if may(stage, entry) and on.is_due(entry, now) and not on.is_busy(entry.id):
-                for limit in capacity.LIMITS[stage]:
-                    left[limit] -= 1
-                yield stage, entry
+            wanted = needs.of(entry)
+            if wanted and may(entry, wanted) and room.has(wanted.limits) and (
+                    not on.is_busy(entry.id)):
+                room.take(wanted.limits)
+                yield entry, wanted
 
 
 def explained(on: Spool, settings: Config) -> Iterator[tuple[str, Entry, str]]:
     """Yield every job of the stages in the order of starting, with what stands against it."""
     low = capacity.shortage(on, settings)
-    for stage, entries in scan(on).items():
+    index, needs = Index(on), Reader(on, settings)
+    index.scan()
+    needs.look()
+    for stage in STAGES:
         paused = f"{stage}/.pause exists" if on.paused(stage) else ""
-        for entry in entries:
-            yield stage, entry, paused or low or _against(on, entry)
+        for entry in index.due(stage, math.inf):
+            yield stage, entry, paused or low or _against(on, settings, needs, entry)
 
 
-def _against(on: Spool, entry: Entry) -> str:
+def _against(on: Spool, settings: Config, needs: Reader, entry: Entry) -> str:
+    now = time.time()
     if on.is_busy(entry.id):
         return "somebody is at work on it"
-    if not on.is_due(entry, time.time()):
+    if not on.is_due(entry, now):
         return f"due at {clock.iso(entry.due, 0)}Z"
+    wanted = needs.of(entry)
+    for circuit in needs.circuits:
+        if wanted and circuit.host in wanted.hosts and circuit.wait(settings, now):
+            return f"{circuit.host} is left alone until {clock.iso(circuit.probe, 0)}Z"
     return ""

@@ -57,10 +57,23 @@ class Rests:
         rest.until = math.inf if self._for_good else time.monotonic() + rest.pause
 
     def news(self, jobs: Collection[str]) -> None:
-        """Note that jobs changed: what kept them from going on may be over."""
+        """Note that others changed jobs: what kept them from going on may be over.
+
+        What a worker of ours does to its own job, were it only to lock it, is no news.
+        """
         for key, rest in self._rests.items():
             if rest.pause and key[1] in jobs:
                 rest.until, rest.pause = 0.0, 0.0
+
+    def free(self) -> None:
+        """Note that a place of a limit or a host is free again; pauses go on doubling."""
+        for rest in self._rests.values():
+            if rest.pause and rest.until != math.inf:
+                rest.until = 0.0
+
+    def forget(self, key: Key) -> None:
+        """Forget a job that has left its stage."""
+        self._rests.pop(key, None)
 
     def keep(self, present: Collection[Key]) -> None:
         """Forget the jobs that have left their stage."""
