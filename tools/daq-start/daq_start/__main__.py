@@ -14,6 +14,7 @@ daq-start --file a.fits --file host:/data/b.fits --keywords @kw.json
 id=$(daq-start @spec.json) && daq-status --wait "$id"
 daq-start --primary dcs@zpb.rr://127.0.0.1:12090/rec --metadata fcf@zpb.rr://127.0.0.1:12091/daq
 daq-start --hold --file a.fits          # approve it later with mv hold/ID.json collect/
+ssh dhs daq-start --import --spool /data/spool     # what cfg/hand_over of another host runs
 """
 
 
@@ -53,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--rep", metavar="URI", help="endpoint of daq-ctl "
                       "(default: $OCM_REQUEST_EP, then the configuration)")
     made.add_argument("--json", action="store_true", help="print an object instead of the bare id")
+    made.add_argument("--import", action="store_true", dest="importing",
+                      help="take over jobs of another host that asks on standard input; for the "
+                           "forced command of an ssh key, see docs/two-hosts.md")
     made.add_argument("-n", "--dry-run", action="store_true",
                       help="check everything and print the job instead of submitting it")
     return made
@@ -63,6 +67,8 @@ def main(argv: list[str]) -> int:
     """Run daq-start; return the exit code."""
     options = cli.parse(build_parser(), argv)
     settings = config.load(options.config)
+    if options.importing:
+        return _import(options, settings)
     document = request.build(options)
     document.setdefault("instrument", settings["instrument_id"])
     made = job.new(document)
@@ -75,6 +81,16 @@ def main(argv: list[str]) -> int:
     identifier = _submit(options, settings, made)
     cli.emit({"id": identifier, "error": False}) if options.json else cli.show(identifier)
     return _wait(options, identifier) if options.wait is not None else errors.OK
+
+
+def _import(options: argparse.Namespace, settings: config.Config) -> int:
+    from daq_start import serving
+
+    if options.specification is not None:
+        raise errors.Usage("--import takes its jobs from standard input",
+                           "give no SPECIFICATION with it")
+    on = spool.open_spool(options.spool, settings, "daq-start", create=False)
+    return serving.Server(on, settings).run()
 
 
 def _submit(options: argparse.Namespace, settings: config.Config, made: job.Document) -> str:
