@@ -48,7 +48,7 @@ LOCKER = """\
 import fcntl, json, os, sys
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.flock(fd, fcntl.LOCK_EX)
-os.write(fd, json.dumps({"pid": os.getpid(), "stage": "merge", "since": 1795228200.0}).encode())
+os.write(fd, json.dumps({"pid": os.getpid(), "stage": "collect", "since": 1795228200.0}).encode())
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -164,7 +164,8 @@ def test_a_busy_job_and_a_watcher(daq: Daq) -> None:
         result = daq.run("daq-status").ok().says(f"daq-watch runs (process {watcher})")
         assert f"process {pid}" in result.out and "Collecting" in result.out
         assert "Scheduled" in result.out and "NotScheduled" not in result.out
-        daq.run("daq-status", "a").ok().prints(f"process {pid} (merge) since 2026-11-21T02:30:00Z")
+        told = daq.run("daq-status", "a").ok()
+        told.prints(f"process {pid} (collect) since 2026-11-21T02:30:00Z")
         assert daq.run("daq-status", "a", "--json").json()["holder"]["pid"] == pid
 
 

@@ -41,7 +41,7 @@ class Teller:
                 view = viewer.view(job)
             except errors.NoJob:
                 continue  # a name that is none, or a job that was withdrawn at once
-            (self.live.add if view.place in STAGES else self.live.discard)(job)
+            (self.live.add if view.place in (*STAGES, "remote") else self.live.discard)(job)
             now = (view.place, *(view.status[key] for key in _TOLD))
             if self._told.get(job) != now:
                 self._told[job] = now
@@ -62,8 +62,9 @@ def show(view: facts.View, *, as_json: bool) -> None:
     status = view.status
     place = f"{view.place}/" if view.place else "removed"
     more = table.alert(view.alerts) or (status["result"] if view.place == "done" else "")
-    cli.show(f"{clock.iso(clock.now())}Z  {view.id}  {status['state']}/{status['substate']}  "
-             f"{place}  {more}".rstrip())
+    cli.show(table.plain(
+        f"{clock.iso(clock.now())}Z  {view.id}  {status['state']}/{status['substate']}  "
+        f"{place}  {more}").rstrip())
 
 
 def follow(on: Spool, settings: Config, ids: list[str], *, as_json: bool) -> int:

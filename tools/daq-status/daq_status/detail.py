@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from daq_status import facts, reasons, table
-from daqlib import clock, history
+from daq_status import elsewhere, facts, reasons, table
+from daqlib import clock, history, progress, receipts
 
-_PLAIN = ("time", "event", "by", "pid", "host", "stage", "digest", "request", "members", "sha256")
+_PLAIN = ("time", "event", "by", "pid", "host", "stage", "digest", "request", "members", "sha256",
+          "farEnd")
 
 
 def lines(viewer: facts.Viewer, view: facts.View) -> Iterator[str]:
@@ -17,7 +18,8 @@ def lines(viewer: facts.Viewer, view: facts.View) -> Iterator[str]:
         yield f"{name:<10}{table.plain(text)}".rstrip()
     yield "history"
     for event in view.events:
-        yield f"  {event.get('time', '?'):<25}{event['event']:<16}{words(event)}".rstrip()
+        begin = f"  {event.get('time', '?')!s:<25}{event['event']:<16}"
+        yield f"{table.plain(begin)}{words(event)}".rstrip()
 
 
 def _items(viewer: facts.Viewer, view: facts.View) -> Iterator[tuple[str, str]]:
@@ -25,21 +27,25 @@ def _items(viewer: facts.Viewer, view: facts.View) -> Iterator[tuple[str, str]]:
     yield "id", view.id
     yield "state", f"{status['state']}/{status['substate']}, " + (
         f"in {view.place}/" if view.place else "the job file is gone")
+    yield from _elsewhere(view)
     yield "file id", status["fileId"] or "none yet"
     document = viewer.document(view)
     yield "age", f"{table.span(clock.now() - table.born(view))}" + (
         f", by {document['by']}" if document.get("by") else "")
     yield from _sources(document)
     yield "product", status["result"] or "none yet"
-    for receiver in _objects(document, "receivers"):
-        host = f"{receiver['host']}:" if receiver.get("host") else ""
-        yield "receiver", f"{host}{receiver.get('path', '')}"
+    for standing in receipts.of(viewer.spool, view.id):
+        yield "receiver", f"{standing.label}{_had(standing)}"
     if view.place != "done":
         yield "tries", _tries(viewer, view)
     if view.holder:
         since = float(view.holder.get("since", 0.0))
         yield "worker", (f"process {view.holder.get('pid', '?')} ({view.holder.get('stage', '?')}) "
                          f"since {clock.iso(since, 0)}Z ({table.span(clock.now() - since)})")
+    if view.progress:
+        told = view.progress
+        yield "progress", (f"{table.progress_of(view)} ({progress.amount(told['done'])} of "
+                           f"{progress.amount(told['total'])}: {told['what']})")
     for alert in view.alerts:
         yield "alert", f"{alert['severity']} {alert['id']}: {alert['description']}"
     if others := viewer.others(view):
@@ -50,10 +56,28 @@ def _items(viewer: facts.Viewer, view: facts.View) -> Iterator[tuple[str, str]]:
         yield "try", command
 
 
+def _elsewhere(view: facts.View) -> Iterator[tuple[str, str]]:
+    far = elsewhere.of(view)
+    if far is None:
+        return
+    place = f"in {far.place}/ there" if far.place else "not heard of yet"
+    age = f"news of {table.span(clock.now() - far.heard)} ago" if far.heard else "no news yet"
+    yield "where", (f"at {far.to}, {place}; {age}" if far.sure else
+                    f"perhaps at {far.to}, which is yet to be asked")
+    if far.trouble:
+        yield "no news", far.trouble
+
+
 def _objects(document: facts.Document, member: str) -> list[facts.Document]:
     """Return the objects of a list; what lies in ``bad/`` can be of any shape."""
     found = document.get(member)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
+def _had(standing: receipts.Standing) -> str:
+    if standing.receipt is None:
+        return ""
+    return f": delivered {standing.receipt.time[:19]}Z ({standing.receipt.how})"
 
 
 def _sources(document: facts.Document) -> Iterator[tuple[str, str]]:

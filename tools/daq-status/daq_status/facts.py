@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from daqlib import alerts, errors, fsops, history, names, status
+from daq_status import elsewhere
+from daqlib import alerts, errors, fsops, history, names, progress, status
 from daqlib.config import Config
 from daqlib.spool import RESTS, STAGES, Entry, Spool, holder
 
 Document = dict[str, Any]
 
 #: What a plain listing shows; done/ may hold any number of jobs and is never scanned for it.
-ACTIVE = (*STAGES, "failed", "hold")
+ACTIVE = (*STAGES, "remote", "failed", "hold")
 ALL = (*STAGES, *RESTS)
 
 
@@ -25,6 +26,8 @@ class View:
 
     Attributes:
         place: its directory, empty when the job file is gone and only its log is left.
+        there: the same, or in which directory of another host's spool it is while it is in
+            ``remote/``.
         stage: the stage that it is in, or that a resting job left.
         status: its DaqStatus.
         events: its history, oldest first.
@@ -33,9 +36,11 @@ class View:
         due: mtime of the job file, seconds since the epoch: not before then is it tried again.
         holder: who holds its lock, empty when nobody does.
         spool: where it was found.
+        progress: how far its worker says it is, see :mod:`daqlib.progress`; empty: it says nothing.
     """
 
     place: str
+    there: str
     stage: str
     status: status.Status
     events: list[history.Event]
@@ -44,6 +49,7 @@ class View:
     due: float
     holder: Document
     spool: Spool
+    progress: Document = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -58,7 +64,10 @@ class View:
     def document(self, *, history: bool = False) -> Document:
         """Return the JSON document of the job, the keys of DaqStatus first."""
         made = {**self.status, "place": self.place, "tries": self.tries, "due": self.due,
-                "alerts": self.alerts, "holder": self.holder or None}
+                "alerts": self.alerts, "holder": self.holder or None,
+                "progress": self.progress or None}
+        if far := elsewhere.of(self):
+            made["far"] = far.document()
         return {**made, "history": self.events} if history else made
 
 
@@ -93,14 +102,16 @@ class Viewer:
         return place or ("bad" if os.path.exists(self.spool.job_path("bad", job)) else "")
 
     def _view(self, job: str, place: str, events: list[history.Event]) -> View:
-        stage = place if place in STAGES else status.left_stage(events)
+        there = status.there(place, events)
+        stage = there if there in STAGES else status.left_stage(events)
         lock = self.spool.lock_path(job)
         busy = place != "done" and self.spool.is_busy(job)
         return View(
-            place, stage,
+            place, there, stage,
             status.of(self.spool, job, place, events, watched=self.watched), events,
-            alerts.active(events, place), history.tries(events, stage),
-            self._due(job, place), holder(lock) if busy else {}, self.spool)
+            alerts.active(events, there), history.tries(events, stage, far=place == "remote"),
+            self._due(job, place), holder(lock) if busy else {}, self.spool,
+            progress.read(self.spool.data_path(job)) or {} if busy else {})
 
     def _due(self, job: str, place: str) -> float:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import Any
 
-from daq_status import facts
-from daqlib import capacity, clock, history
+from daq_status import elsewhere, facts
+from daqlib import capacity, clock, history, spool
 from daqlib.job import LIVE
 
 Answer = tuple[str, str]
@@ -21,11 +22,18 @@ def explain(viewer: facts.Viewer, view: facts.View) -> Answer:
     return at_rest.get(view.place, _removed)(viewer, view)
 
 
+def _held(holder: dict[str, Any]) -> str:
+    pid, started = holder.get("pid", "?"), holder.get("started")
+    if started and isinstance(pid, int) and spool.process_start(pid) != started:
+        return f"what process {pid} started works on it still, and holds it until it ends"
+    return f"process {pid} is at work on it"
+
+
 def _in_stage(viewer: facts.Viewer, view: facts.View) -> Answer:
     on, stage = viewer.spool, view.place
     tool = _shell(f"daq-{stage}", "--spool", on.root, "--job", view.id)
     if view.holder:
-        return f"process {view.holder.get('pid', '?')} is at work on it", ""
+        return _held(view.holder), ""
     if history.abort_requested(view.events):
         return "an abort was asked for and is carried out when it is claimed", tool
     if on.paused(stage):
@@ -43,9 +51,15 @@ def _in_stage(viewer: facts.Viewer, view: facts.View) -> Answer:
 
 def _deferred(view: facts.View) -> str:
     event = history.last(view.events, "defer", "killed", stage=view.stage)
-    if event is None or view.tries == 0:
+    if event is None or (view.tries == 0 and not _is_patient(event, view)):
         return f"it is scheduled for {clock.iso(view.due, 0)}Z by its modification time"
     return f"it waits for the next try; the last one: {event.get('reason', 'its worker died')}"
+
+
+def _is_patient(event: history.Event, view: facts.View) -> bool:
+    """Tell whether a job waits for a host or a receiver, without tries, and nobody touched it."""
+    until = event.get("until")
+    return event.get("counts") is False and isinstance(until, float) and abs(until - view.due) < 1
 
 
 def _full(viewer: facts.Viewer, stage: str) -> str:
@@ -106,15 +120,48 @@ def _bad(viewer: facts.Viewer, view: facts.View) -> Answer:
 
 def _done(viewer: facts.Viewer, view: facts.View) -> Answer:
     if view.status["substate"] == "Aborted":
-        return "it was aborted", ""
-    return "it is complete", ""
+        return "it was aborted" + _pruned(view), ""
+    if missing := sum(alert["id"].startswith("release-failed:") for alert in view.alerts):
+        return f"it is complete, but {missing} of its receivers have not got the product", _shell(
+            "daq-release", "--spool", viewer.spool.root, "--job", view.id)
+    return "it is complete" + _pruned(view), ""
+
+
+def _pruned(view: facts.View) -> str:
+    """Return what of a job is gone because of its age."""
+    gone = {str(event.get("what")): str(event.get("time", "?")) for event in view.events
+            if event["event"] == "pruned"}
+    called = {"result": "product", "sources": "sources"}
+    told = [f"its {called[what]} pruned on {when}" for what, when in gone.items() if what in called]
+    return "".join(f"; {text}" for text in told)
 
 
 def _remote(viewer: facts.Viewer, view: facts.View) -> Answer:
-    return "it was handed over to another host", ""
+    far = elsewhere.of(view)
+    if far is None:
+        return "somebody moved it here; no other host has it", _back(viewer, view)
+    if far.trouble or not far.sure or far.is_old():
+        return _not_heard(far), _shell("daq-watch", "--spool", viewer.spool.root, "--mirror-only",
+                                       "--once")
+    if history.abort_requested(view.events):
+        return f"an abort was asked for; {far.host} is told of it", ""
+    there = _shell("ssh", far.host, _shell("daq-status", "--spool", far.to.partition(":")[2],
+                                           view.id))
+    if not far.place:
+        return f"{far.to} has it", there
+    return f"{far.to} has it in {far.place}/", there
+
+
+def _not_heard(far: elsewhere.Far) -> str:
+    if far.trouble:
+        return f"{far.to} has it, and is not heard of: {far.trouble}"
+    return f"{far.to} has it, and nobody asks for news: no daq-watch runs here with cfg/hand_over"
 
 
 def _removed(viewer: facts.Viewer, view: facts.View) -> Answer:
+    if (last := history.last(view.events, "pruned")) and last.get("what") == "job":
+        return f"it is being pruned since {last.get('time')}; what is left goes with", _shell(
+            "daq-status", "--spool", viewer.spool.root, "--prune", "--yes")
     return "somebody removed the job file; its history and its data are still there", ""
 
 

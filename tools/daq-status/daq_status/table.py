@@ -6,13 +6,14 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 
-from daq_status import facts
-from daqlib import alerts, clock, history, spool
+from daq_status import elsewhere, facts
+from daqlib import alerts, clock, history, progress, spool
 from daqlib.spool import STAGES
 
 _HEAD = ("ID", "STATE", "SUBSTATE", "AGE", "TRIES", "DUE/WHO", "ALERT")
 _MANY = 10000  # done/ is counted no further: a listing must not cost what a spool's age is
 _ALERT_WIDTH = 60
+_DOING = {"collect": "collecting", "merge": "merging", "release": "releasing"}
 
 
 def lines(views: Iterable[facts.View]) -> Iterator[str]:
@@ -35,8 +36,9 @@ def row(view: facts.View, now: float) -> tuple[str, ...]:
         now: seconds since the epoch.
     """
     status = view.status
-    return (view.id, status["state"], status["substate"], span(now - born(view)),
-            str(view.tries), when(view, now), alert(view.alerts))
+    cells = (view.id, status["state"], status["substate"], span(now - born(view)),
+             str(view.tries), when(view, now))
+    return (*map(plain, cells), alert(view.alerts))
 
 
 def born(view: facts.View) -> float:
@@ -46,13 +48,26 @@ def born(view: facts.View) -> float:
 
 def when(view: facts.View, now: float) -> str:
     """Return who works on a job, or what it waits for."""
+    if view.progress:
+        return progress_of(view)
     if view.holder:
         return f"process {view.holder.get('pid', '?')}"
+    if far := elsewhere.of(view):
+        return f"at {far.host}"
     if view.place in spool.RESTS or not view.place:
         return f"{view.place}/" if view.place else "removed"
     if view.place == "acquire":
         return "no daq-ctl"
     return f"in {span(view.due - now)}" if view.due > now else "now"
+
+
+def progress_of(view: facts.View) -> str:
+    """Return how far a job's worker is: what it does, percents, rate, and time left."""
+    told = view.progress
+    text = f"{_DOING.get(told['stage'], told['stage'])} {progress.percent(told)} %"
+    if told["rate"] > 0:
+        text += f", {progress.amount(told['rate'])}/s, {span(told['left'])} left"
+    return text
 
 
 def alert(found: list[alerts.Alert]) -> str:
@@ -85,7 +100,7 @@ def span(seconds: float) -> str:
 def summary(viewer: facts.Viewer) -> str:
     """Return what is worth knowing about the spool as a whole, in one line."""
     on = viewer.spool
-    parts = [f"{place} {number}" for place in (*facts.ACTIVE, "done", "bad", "remote")
+    parts = [f"{place} {number}" for place in (*facts.ACTIVE, "done", "bad")
              if (number := count(on, place)) != "0"]
     paused = [f"{stage}/ is paused" for stage in STAGES if on.paused(stage)]
     watcher = on.path("lock", ".watch")

@@ -113,7 +113,7 @@ def answer(view: facts.View, goal: Goal) -> int | None:
         reached, possible = verdict, verdict is not False
     if reached:
         return errors.OK
-    if view.place in ("failed", "bad"):
+    if view.there in ("failed", "bad"):
         return errors.BadData.code
     return None if possible and view.place else errors.NO
 
@@ -126,7 +126,8 @@ def _conclude(view: facts.View, goal: Goal, timeout: float | None, *, as_json: b
         return cli.fail(errors.WaitTimeout(f"still {now} after {timeout} s",
                                            f"see daq-status {view.id}", view.id))
     if code == errors.BadData.code:
-        return cli.fail(errors.BadData(f"the job is in {view.place}/",
+        return cli.fail(errors.BadData(f"the job is in {view.there}/" + (
+            " on the other host" if view.place == "remote" else ""),
                                        f"see daq-status {view.id}", view.id))
     if code == errors.NO:
         where = f"it is {now}" if view.place else "the job file was removed"
