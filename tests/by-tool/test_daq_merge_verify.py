@@ -82,7 +82,7 @@ def test_the_manifest_describes_every_hdu(daq: Daq, product: Path) -> None:
         assert part["checksum"].encode() in hdu.header
     [one] = result["inputs"]
     files = json.loads((daq.spool / "data" / "j" / "collect.json").read_text())["result"]["files"]
-    assert (one["sha256"], one["size"]) == (files[0]["sha256"], files[0]["size"])
+    assert (one["sum"], one["size"]) == (files[0]["sum"], files[0]["size"])
 
 
 def test_every_change_is_found(daq: Daq, product: Path) -> None:

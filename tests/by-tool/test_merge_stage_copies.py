@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from collecting import total
 from harness import Daq, make_fits
 from merge_samples import eso, file_source, specification
 
@@ -74,10 +75,10 @@ def change(path: Path) -> None:
 def test_a_copy_that_was_changed_by_hand_is_told(daq: Daq, job: str, way: str) -> None:
     configure(daq, way)
     change(copies(daq) / "0_t_t.fits")
-    now = digest(copies(daq) / "0_t_t.fits")
+    now = total(copies(daq) / "0_t_t.fits")
     os.utime(copies(daq) / "1_b_b.fits")  # was touched, and is what it was
     daq.run("daq-merge", "--job", job).ok()
-    assert [one["sha256"] for one in result(daq)["inputs"]] == [now, digest(daq.folder / "b.fits")]
+    assert [one["sum"] for one in result(daq)["inputs"]] == [now, total(daq.folder / "b.fits")]
     assert [event["id"] for event in daq.history(job) if event["event"] == "alert"] == [
         "suspicious-time:sources/0_t_t.fits"]
     assert "0_t_t.fits was changed after it had been" in daq.run("daq-status", job).ok().out
@@ -159,7 +160,7 @@ def test_the_merger_looks_at_what_came_back(daq: Daq, job: str) -> None:
         (daq.spool / "done" / "j.json").rename(daq.spool / "merge" / "j.json")
         daq.run("daq-merge", "--job", job).ok()
         assert daq.history(job)[-2]["id"] == "suspicious-time:sources/0_t_t.fits"
-        assert result(daq)["inputs"][0]["sha256"] != digest(daq.folder / "t.fits")
+        assert result(daq)["inputs"][0]["sum"] != total(daq.folder / "t.fits")
         (daq.spool / "release" / "j.json").rename(daq.spool / "done" / "j.json")
 
 

@@ -228,6 +228,8 @@ class _Work:
             if not fill(target, sealer):
                 _give_up(follower, out)
                 return None
+            if how.mode:
+                os.fchmod(fd, how.mode)
             if how.sync:
                 copying.sync(fd, out)
             built = Built(planned, out, way, sealer)

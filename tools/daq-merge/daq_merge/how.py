@@ -31,13 +31,14 @@ class How:
             into every header (ESO-396401 section 8.3 can be read both ways).
         in_place_ok: whether ``auto`` may turn the target file into the product.
         product: the final path of the product; needed to give a target back that became it.
+        mode: permission bits of a product that is a new file; 0: those that the umask leaves.
     """
 
-    __slots__ = ("digest", "in_place_ok", "product", "stamp", "sums", "sync", "way")
+    __slots__ = ("digest", "in_place_ok", "mode", "product", "stamp", "sums", "sync", "way")
 
     def __init__(self, way: str = "auto", sums: str = "verify", sync: bool = True,
                  digest: bool = False, stamp: str = "primary", in_place_ok: bool = False,
-                 product: str = "") -> None:
+                 product: str = "", mode: int = 0) -> None:
         self.way = way
         self.sums = sums
         self.sync = sync
@@ -45,3 +46,4 @@ class How:
         self.stamp = stamp
         self.in_place_ok = in_place_ok
         self.product = product
+        self.mode = mode

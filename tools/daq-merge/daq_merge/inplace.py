@@ -54,6 +54,8 @@ def obstacle(planned: Plan, base: Input, how: How, out: str) -> str:
         return f"{path} has other names (hard links)"
     if not found.st_mode & 0o222 or not os.access(path, os.W_OK):
         return f"{path} may not be written"
+    if os.geteuid() not in (found.st_uid, 0):
+        return f"{path} is another user's, who alone may set its mode and times"
     if any(one is not base and one.file.identity[:2] == marks for one in planned.inputs):
         return f"{path} is also read as another source"
     there = os.path.dirname(how.product or out) or "."

@@ -159,13 +159,42 @@ def _is_selection(pattern: Any) -> bool:
 
 
 def _is_receiver(receiver: Any) -> bool:
-    if type(receiver) is not dict or receiver["type"] != "olasReceiver":
+    return type(receiver) is dict and _RECEIVERS[receiver["type"]](receiver)
+
+
+def _is_olas(receiver: Document) -> bool:
+    return _has_place(receiver) and _has_options(receiver, "allowSymlink")
+
+
+def _is_directory(receiver: Document) -> bool:
+    return type(receiver.get("template", "")) is str and _is_olas(receiver)
+
+
+def _is_command(receiver: Document) -> bool:
+    return (type(receiver["command"]) is str and _are(receiver, "args", _is_text)
+            and _has_options(receiver))
+
+
+def _is_rsync(receiver: Document) -> bool:
+    if not _has_options(receiver):
         return False
+    width = receiver.get("options", {}).get("bandwidth", 1)
+    return (all(type(receiver.get(name, "")) is str for name in ("path", "host", "url"))
+            and type(width) in (int, float) and width > 0)
+
+
+def _has_place(receiver: Document) -> bool:
+    return type(receiver["path"]) is type(receiver.get("host", "")) is str
+
+
+def _has_options(receiver: Document, *flags: str) -> bool:
     options = receiver.get("options", {})
-    return (type(receiver["path"]) is type(receiver.get("host", "")) is str
-            and type(options) is dict and type(options.get("allowSymlink", True)) is bool)
+    return type(options) is dict and all(type(options.get(flag, True)) is bool
+                                         for flag in ("required", *flags))
 
 
+_RECEIVERS = {"olasReceiver": _is_olas, "directoryReceiver": _is_directory,
+              "commandReceiver": _is_command, "rsyncReceiver": _is_rsync}
 _NAME = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 _WORDS = _NAME + " "
 _VALUE = (str, int, float, bool)

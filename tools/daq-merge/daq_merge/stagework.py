@@ -17,7 +17,7 @@ from daq_merge import build, record, undo
 from daq_merge.build import Built
 from daq_merge.how import How
 from daq_merge.plan import Plan, locate, plan
-from daqlib import alerts, cli, errors, fsops, history, manifest
+from daqlib import alerts, cli, errors, fitssums, fsops, history, manifest
 from daqlib.crashpoints import passing
 from daqlib.stage import Claim, Outcome, Stage
 
@@ -25,6 +25,7 @@ Document = dict[str, Any]
 
 #: What the manifest says of a product as the ``sealed`` event says it.
 _FACTS = ("product", "size", "sha256", "fileId", "hdus", "way")
+_MODE = 0o444  # of a product: nobody writes it again
 
 
 def _specification(claim: Claim) -> Document:
@@ -110,21 +111,22 @@ def _give_back(claim: Claim, target: str) -> bool:
     return False
 
 
-def _changed(claim: Claim, given_back: str) -> dict[str, str]:
-    """Return what somebody changed since it was collected: its path in the job and its SHA-256.
+def _changed(claim: Claim, given_back: str) -> dict[str, int]:
+    """Return what somebody changed since it was collected: its path in the job and its sum.
 
     Size and time tell. A file that was given back has those of its collection whatever was done to
-    the product that it was, or to one of its links, so that its digest is taken.
+    the product that it was, or to one of its links, so that its content is compared.
     """
-    found: dict[str, str] = {}
+    found: dict[str, int] = {}
     for item in (claim.previous() or {}).get("outputs", []):
         path = os.path.join(claim.folder, item["path"])
         if not os.path.isfile(path) or manifest.is_true(item, claim.folder,
                                                         verify=path == given_back):
             continue
-        digest = fsops.sha256(path)
-        if digest != item["sha256"]:
-            found[item["path"]] = digest
+        # a file that was linked has no sum of its own: what it states itself may be as new as it is
+        known = item.get("sum") is not None or bool(item.get("sha256"))
+        if not known or not manifest.has_content(path, item):
+            found[item["path"]] = fitssums.total(path)
             if path == given_back:
                 os.utime(path)  # or the next run would take it for what was collected
     return found
@@ -140,7 +142,7 @@ def _how(claim: Claim, target: str, path: str) -> How:
     # warning that it was not merged in place
     way = wanted if wanted == "new" or wanted == "in-place" and ours else "auto"
     return How(way, str(claim.settings["merge.sums"]), digest=True, product=path,
-               in_place_ok=wanted == "auto" and ours and _is_only_name(target))
+               in_place_ok=wanted == "auto" and ours and _is_only_name(target), mode=_MODE)
 
 
 def _lies_in_job(claim: Claim, target: str) -> bool:
@@ -161,12 +163,12 @@ def _is_only_name(target: str) -> bool:
 
 
 def _build(claim: Claim, planned: Plan, how: How, embryo: str, inputs: str, target: str,
-           changed: dict[str, str]) -> Outcome:
+           changed: dict[str, int]) -> Outcome:
     built = build.write(planned, embryo, how, progress=cli.progress(f"{claim.id}: merge"))
     try:
         for text in built.warnings:
             cli.warn(f"{claim.id}: {text}")
-        sources = _with_digests(claim, record.origins(planned.base, planned.inputs), changed)
+        sources = _with_sums(claim, record.origins(planned.base, planned.inputs), changed)
         facts = record.result(built, os.path.basename(how.product), history.file_id(claim.events),
                               sources)
         told = {**facts, "inputs": inputs, "sources": sources,
@@ -188,16 +190,17 @@ def _suspicious(path: str) -> alerts.Alert:
                        "the product was made of it as it is")
 
 
-def _with_digests(claim: Claim, sources: list[Document], changed: dict[str, str]
-                  ) -> list[Document]:
-    """Add to each source what its collection found out: its origin and its digest."""
+def _with_sums(claim: Claim, sources: list[Document], changed: dict[str, int],
+               ) -> list[Document]:
+    """Add to each source what its collection found out: its origin and its sum."""
     result = (claim.previous() or {}).get("result", {})
     known = {item["path"]: item for item in result.get("files", [])}
     for source in sources:
         item = known.get(source["location"], {})
-        source.update({key: item[key] for key in ("origin", "sha256") if key in item})
+        source.update({key: item[key] for key in ("origin", "sum", "sha256") if key in item})
         if source["location"] in changed:
-            source["sha256"] = changed[source["location"]]
+            source.pop("sha256", None)
+            source["sum"] = changed[source["location"]]
     return sources
 
 
@@ -239,7 +242,8 @@ def _link(name: str, target: str) -> None:
     if os.path.islink(name) and os.readlink(name) == target:
         return
     embryo = fsops.temporary(name)
-    os.symlink(target, embryo)
+    with fsops.Naming(name, target):
+        os.symlink(target, embryo)
     os.replace(embryo, name)
 
 
@@ -255,10 +259,22 @@ def _keep(target: str, path: str) -> None:
             cli.detail(f"{target}: can be given back only while {path} is there: {error.strerror}")
 
 
+def _protect(path: str) -> None:
+    """Take the right to write from a product, durably, if it was not made without."""
+    if stat.S_IMODE(os.stat(path).st_mode) == _MODE:
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fchmod(fd, _MODE)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _outcome(claim: Claim, path: str, sealed: Document, target: str) -> Outcome:
     """Return the outcome that the ``sealed`` event tells of a product that has its name."""
     _keep(target, path)
-    os.chmod(path, 0o444)
+    _protect(path)
     _link(claim.spool.data_path(claim.id, "result"), os.path.relpath(path, claim.folder))
     made = manifest.output(claim.folder, path, sealed["sha256"])
     sources = sealed.get("sources", [])

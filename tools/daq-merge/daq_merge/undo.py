@@ -373,7 +373,8 @@ def _give_back(target: str, journal: Journal, held: int) -> bool:
             raise errors.Later(f"{target}: another merge has just made it {journal.product}",
                                "run again")
         _check(fd, journal, target)
-        roll_back(fd, journal)
+        with fsops.Naming(target):
+            roll_back(fd, journal)
         return True
     finally:
         os.close(fd)
