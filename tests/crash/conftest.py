@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,17 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
     """Runs tools in forked children of one process that has everything imported."""
     with Forge(tmp_path_factory.mktemp("forge")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory, where there is one: thousands of syncs would take minutes on a disk."""
+    place = Path("/dev/shm")
+    if not os.access(place, os.W_OK) or shutil.disk_usage(place).free < 1 << 30:
+        yield tmp_path_factory.mktemp("memory")
+        return
+    with tempfile.TemporaryDirectory(prefix="daq-crash-", dir=place) as name:
+        yield Path(name).resolve()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import sys
 import traceback
 from typing import Any
 
-TOOLS = ("daq-start", "daq-collect", "daq-merge", "daq-release", "labourer", "signalled")
+TOOLS = ("daq-start", "daq-collect", "daq-merge", "daq-release", "daq-status", "labourer",
+         "signalled", "sentry")
 _HEAVY = ("sh", "yaml", "numpy", "fitsio", "jsonschema", "referencing", "daqlib.transfer",
           "daq_collect.collect", "daq_merge.stagework", "daq_release.release", "daqlib.fitsfile")
 
