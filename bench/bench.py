@@ -3,10 +3,11 @@
 Quote the ratios: every round runs each candidate once, so that a slow moment of the machine hits
 all of them alike. The scratch directory decides which file system is measured.
 
-    make bench                                   all groups, a quarter of an hour
+    make bench                                   all groups, half an hour
     bench/run --group merge                      the merge beside its peers
     bench/run --group merge --only new           one row of it
     bench/run --group control --quick            acquisition control in three minutes
+    bench/run --group spool --only turnaround    how soon a product is there
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def start_up(_scratch: str, _size: int) -> list[Candidate]:
               for tool in TOOLS)]
 
 
-def spool(scratch: str, _size: int) -> list[Candidate]:
+def listing(scratch: str, _size: int) -> list[Candidate]:
     """Return the cost of looking at a spool: a listing of 1000 jobs beside ``ls -l``."""
     root = os.path.join(scratch, "spool")
     status = os.path.join(TOP, "bin", "daq-status")
@@ -126,9 +127,32 @@ def control(scratch: str, options: argparse.Namespace) -> list[str]:
     return bench.report.missed
 
 
-RACES = {"start-up": start_up, "spool": spool}
-GROUPS = (*RACES, "merge", "control")
+def spool(scratch: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Measure the way of a job through the spool; return missed targets, and faults."""
+    import spooling
+    from control import Report
+
+    names = [name for name in options.only or spooling.NAMES if name in spooling.NAMES]
+    bench = spooling.Bench(os.path.join(options.checkout, "bin"), scratch, options.quick,
+                           options.size or (4 if options.quick else 1024), options.runs or 0,
+                           Report())
+    return spooling.measure(bench, names)
+
+
+def measure(name: str, folder: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Run a group with targets; return those that were missed, and what was done wrong."""
+    if name == "control":
+        return control(folder, options), []
+    if name == "spool":
+        return spool(folder, options)
+    found = merge(folder, options)
+    return found.missed + ([f"{found.open} not measured"] if found.open else []), found.faults
+
+
+RACES = {"start-up": start_up, "listing": listing}
+GROUPS = (*RACES, "merge", "control", "spool")
 CONTROL = ("starts", "hold", "hanging", "client", "waiters", "keywords")
+SPOOL = ("turnaround", "rate", "crowd", "copy", "link", "ssh", "session")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,20 +160,25 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--group", choices=GROUPS, action="append")
-    made.add_argument("--runs", type=int, help="rounds of a race (default: 5, quick merge 2)")
+    made.add_argument("--runs", type=int,
+                      help="rounds of a race (default: 5, quick merge 2); "
+                           "spool: rounds, or jobs that are timed (default: as the part needs)")
     made.add_argument("--size", type=int, metavar="MIB",
-                      help="merge: MiB of the target (default: 512, quick 8)")
+                      help="merge: MiB of the target (default: 512, quick 8); "
+                           "spool: MiB that are collected (default: 1024, quick 4)")
     made.add_argument("--scratch", help="directory to work in (default: a temporary one)")
     made.add_argument("--quick", action="store_true",
-                      help="control: fewer rounds; merge: shows that it works, measures nothing")
+                      help="control: fewer rounds; merge, spool: shows that it works, "
+                           "measures nothing")
     made.add_argument("--hold", type=float, metavar="S",
                       help="control: seconds to hold 200 acquisitions (default: 180, quick 20)")
     made.add_argument("--only", action="append", metavar="PART",
-                      choices=sorted({*CONTROL, *merging.NAMES}),
+                      choices=sorted({*CONTROL, *SPOOL, *merging.NAMES}),
                       help=f"control: one of {', '.join(CONTROL)}; "
+                           f"spool: one of {', '.join(SPOOL)}; "
                            f"merge: one of {', '.join(merging.NAMES)}")
     made.add_argument("--checkout", default=TOP, metavar="DIR",
-                      help="control, merge: measure the tools of another checkout")
+                      help="control, merge, spool: measure the tools of another checkout")
     return made
 
 
@@ -157,6 +186,7 @@ def main() -> int:
     """Run the benchmark; the exit code is 1 when a tool did its work wrong."""
     options = parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted must be unmounted
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it every start compiles what was edited
     scratch = tempfile.mkdtemp(prefix="daqspool-bench-", dir=options.scratch)
     faults: list[str] = []
     try:
@@ -166,12 +196,8 @@ def main() -> int:
             if name in RACES:
                 race(name, RACES[name](folder, 0), options.runs or 5)
                 continue
-            if name == "control":
-                missed = control(folder, options)
-            else:
-                found = merge(folder, options)
-                missed, faults = found.missed, found.faults
-                missed += [f"{found.open} not measured"] if found.open else []
+            missed, wrong = measure(name, folder, options)
+            faults += wrong
             print(f"\ntargets missed: {'; '.join(missed) or 'none'}")
     except merging.NoRoom as error:
         sys.exit(f"bench: {error}")

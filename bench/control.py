@@ -37,12 +37,14 @@ class Report:
         print(f"  {name:<62}{1e3 * statistics.median(seconds):9.2f} ms"
               f"{1e3 * percentile(seconds, 99):9.2f} ms p99", flush=True)
 
-    def fact(self, name: str, value: float, unit: str, target: float | None = None) -> None:
-        """Print a figure, and whether it is within its target."""
+    def fact(self, name: str, value: float, unit: str, target: float | None = None, *,
+             least: float | None = None) -> None:
+        """Print a figure, and whether it is within its target, which is a most or a least."""
         verdict = ""
-        if target is not None:
-            met = value <= target
-            verdict = f"   target <= {target:g}: {'met' if met else 'MISSED'}"
+        if target is not None or least is not None:
+            met = value <= target if target is not None else value >= (least or 0.0)
+            bound = f"<= {target:g}" if target is not None else f">= {least:g}"
+            verdict = f"   target {bound}: {'met' if met else 'MISSED'}"
             if not met:
                 self.missed.append(f"{self.part}: {name}")
         print(f"  {name:<62}{value:9.2f} {unit}{verdict}", flush=True)

@@ -237,7 +237,7 @@ class Place:
         if self._job.size > 64 * MIB:
             os.sync()  # what others left to be written would be written during the next run
             if not one.in_place:
-                _warm_memory(self._job.size)
+                warm_memory(self._job.size)
 
     def _clear(self) -> None:
         target = self._job.target
@@ -382,7 +382,7 @@ def _table(tools: list[Tool], result: Result, found: dict[str, str]) -> None:
               f"  {found.get(one.name, '')}", flush=True)
 
 
-def _warm_memory(size: int) -> None:
+def warm_memory(size: int) -> None:
     """Touch memory and free it: a host may hand out memory to its guest when it is first used."""
     mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 

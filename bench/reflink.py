@@ -23,7 +23,7 @@ def can_reflink(folder: str) -> bool:
     """Tell whether files of a directory can share their blocks."""
     one, two = (os.path.join(folder, f".reflink-{number}") for number in (1, 2))
     try:
-        with open(one, "wb") as source, open(two, "wb") as copy:
+        with open(one, "w+b") as source, open(two, "wb") as copy:
             source.write(bytes(4096))
             source.flush()
             try:

@@ -123,6 +123,11 @@ def test_by_default_nothing_is_past_its_time(done: Daq) -> None:
     assert picture(done) == before
 
 
+def test_an_id_that_is_not_there(done: Daq) -> None:
+    done.run("daq-status", "--prune", "--jobs-days", "1", "nosuch").exits(66).says(
+        "nosuch: no such job in done/")
+
+
 def test_sources(done: Daq) -> None:
     size = sum(path.stat().st_size for path in (done.spool / "data" / "one" / "sources").iterdir())
     told = prune(done, "--yes", "--sources-days", OLD)
@@ -352,7 +357,8 @@ def strange(daq: Daq) -> None:
 def test_only_jobs_in_done_are_touched(done: Daq, place: Any) -> None:
     place(done)
     before = picture(done)
-    assert prune(done, "--yes", *ALL, "one") == {}
+    result = done.run("daq-status", "--prune", "--json", "--yes", *ALL, "one")
+    assert result.exits(66).says("no such job in done/").out == ""
     assert picture(done) == before
 
 

@@ -1,9 +1,11 @@
-"""The benchmark of the merge runs, and its check of the products finds what it has to find."""
+"""The benchmarks run, and their checks of what the tools made find what they have to find."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ BENCH = CHECKOUT / "bench"
 RIGHT = "every product of daq-merge was checked byte by byte and is right"
 
 
-def bench(scratch: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def bench(scratch: Path, *options: str, group: str = "merge") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(BENCH / "bench.py"), "--group", "merge", "--scratch", str(scratch),
+        [sys.executable, str(BENCH / "bench.py"), "--group", group, "--scratch", str(scratch),
          *options], capture_output=True, text=True, check=False)
 
 
@@ -93,3 +95,79 @@ def test_a_target_is_put_back(made: tuple[Any, Path]) -> None:
     job.target.put_back(job.folder)
     assert target.read_bytes() == before
     assert product.exists()
+
+
+SPOOL = {
+    "turnaround": ("Stopped to Completed (simulated sources, daq-ctl), p99", "until merge starts"),
+    "rate": ("jobs a second, limits of 2", "processor time of watcher and workers for a job"),
+    "crowd": ("a spool with 100 waiting and 500 finished jobs",
+              "processor of the idle watcher and its helpers, full spool",
+              "ratio of the medians, full to empty"),
+    "copy": ("local collect of 4 MiB", "daq-collect / cp, both durable"),
+    "link": ("collect by hard link, 64 MiB beside 1 MiB", "64 MiB / 1 MiB"),
+    "ssh": ("collect of 4 MiB by rsync over ssh", "daq-collect / rsync, both durable"),
+    "session": ("4 files of 0.25 MiB of one host", "ssh logins, 4 single rsyncs, then sync",
+                "ssh logins, daq-collect")}
+
+
+@pytest.mark.parametrize("parts", [
+    ["turnaround", "rate", "crowd"], ["copy", "link"],
+    pytest.param(["ssh", "session"], marks=pytest.mark.needs("sshd", "rsync"))])
+def test_a_smoke_run_of_the_spool_group(parts: list[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="daq-") as scratch:  # names of sockets must be short
+        done = bench(Path(scratch), "--quick", *(word for part in parts
+                                                 for word in ("--only", part)), group="spool")
+        assert (done.returncode, done.stderr) == (0, "")
+        for part in parts:
+            for text in SPOOL[part]:
+                assert text in done.stdout, done.stdout
+        assert done.stdout.count("meanwhile other programs used") == len(parts)
+        assert "left out" not in done.stdout.replace("reflinks: left out", "")
+        assert list(Path(scratch).iterdir()) == []
+
+
+@pytest.fixture
+def course(daq: Daq, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A benchmark's spool with a job that was collected."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    import fetching
+    import spools
+
+    origin = spools.image(str(daq.folder / "origin.fits"), 0.1)
+    on = spools.Spool(str(daq.folder / "place"))
+    on.put("collect", fetching.JOB, origin)
+    daq.run("daq-collect", "--job", fetching.JOB, "--spool", on.root).ok()
+    return fetching.Course(on, {"daq-collect": [origin]}, {"daq-collect": [origin]})
+
+
+def test_a_collected_file_that_differs_is_wrong(course: Any) -> None:
+    import fetching
+    import race
+    import spools
+
+    tool = race.Tool("daq-collect", (), ours=True)
+    course._after(tool)
+    [made] = fetching.collected(course.on)
+    with open(made, "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    with pytest.raises(spools.Wrong, match="is not"):
+        course._after(tool)
+    fetching.forget(course.on)
+    with pytest.raises(spools.Wrong, match="was not collected"):
+        course._after(tool)
+
+
+def test_the_generated_jobs_are_jobs(daq: Daq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    import spools
+
+    on = spools.Spool(str(daq.folder / "place"))
+    on.put_waiting(3, "/data/a.fits")
+    on.put_done(4, "/data/a.fits")
+    listed = daq.run("daq-status", "--all", "--json", "--spool", on.root).ok().jsonl()
+    assert sorted((each["state"], each["substate"], each["error"]) for each in listed) == [
+        *[("StateCompleted", "Completed", False)] * 4,
+        *[("StateMerging", "NotScheduled", False)] * 3]
+    daq.run("daq-watch", "--once", "--spool", on.root).exits(75).says("3 left for later")
+    assert len(os.listdir(on.path("collect"))) == 3 and os.listdir(on.path("failed")) == []

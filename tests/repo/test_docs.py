@@ -140,7 +140,7 @@ class Step:
 
 
 def _goes_on(command: str) -> bool:
-    document = "<<'END'" in command and not command.endswith("\nEND")
+    document = bool(re.search(r"<<'?END", command)) and not command.endswith("\nEND")
     return command.endswith("\\") or document
 
 
@@ -207,7 +207,9 @@ def _run(page: Path, folder: Path) -> tuple[list[Step], dict[int, tuple[int, lis
     return steps, told
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md", "docs/merging.md"])
+@pytest.mark.parametrize("name", [
+    "README.md", "docs/tutorial.md", "docs/merging.md", "docs/operators-guide.md",
+    "docs/receivers.md", "docs/watching.md"])
 def test_commands_run_and_print_what_is_shown(name: str, tmp_path: Path) -> None:
     steps, told = _run(CHECKOUT / name, tmp_path)
     assert len(steps) > 5

@@ -155,8 +155,9 @@ def test_nothing_heavy_at_the_top_of_a_module() -> None:
     assert wrong == []
 
 
-#: Modules of the library that only a program with an event loop loads.
-EVENT_LOOP = {f"daqlib.{name}" for name in ("rpcserver", "rpcbound", "rpclink", "rpcloop")}
+#: Modules that only a program with an event loop loads.
+EVENT_LOOP = {"daq_watch.dpm", "daq_watch.serving", *(
+    f"daqlib.{name}" for name in ("feed", "rpcserver", "rpcbound", "rpclink", "rpcloop"))}
 
 
 def _allowed(module: str) -> set[str]:

@@ -83,12 +83,13 @@ def run(on: Spool, settings: Config, options: argparse.Namespace, ids: Collectio
                 "--sources-days or --results-days")
     if options.yes:
         removal.prepare(on)
-    for job in removal.begun(on):
-        if not ids or job in ids:
-            made.resume(job)
-    for entry in on.scan("done"):
-        if not ids or entry.id in ids:
-            made.look(entry)
+    begun = [job for job in removal.begun(on) if not ids or job in ids]
+    for job in begun:
+        made.resume(job)
+    entries = [entry for entry in on.scan("done") if not ids or entry.id in ids]
+    for entry in entries:
+        made.look(entry)
+    made.missing({*ids} - {*begun} - {entry.id for entry in entries})
     return made.end()
 
 
@@ -122,6 +123,13 @@ class Run:
             return
         if case is not None and (case.remove or case.kept):
             self._report(case)
+
+    def missing(self, ids: Collection[str]) -> None:
+        """Tell of ids that were asked for and are not in ``done/``."""
+        for job in sorted(ids):
+            place = self._on.place(job) if names.ID.fullmatch(job) else ""
+            self._codes.append(cli.fail(errors.NoJob(
+                "no such job in done/", f"it is in {place}/" if place else "see daq-status", job)))
 
     def _examined(self, entry: Entry) -> Case:
         return retention.examine(self._on, self._settings, self._rules, entry, self._now)

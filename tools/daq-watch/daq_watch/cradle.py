@@ -25,9 +25,9 @@ from daqlib import cli
 
 #: What a stage tool loads after it has read its arguments: of ours, then of others.
 _OURS = {"daq-collect": ("daq_collect.__main__", "daq_collect.collect"),
-         "daq-merge": ("daq_merge.__main__", "daq_merge.stagework"),
+         "daq-merge": ("daq_merge.__main__", "daq_merge.stagework", "daq_merge.follower"),
          "daq-release": ("daq_release.__main__", "daq_release.release")}
-_OTHERS = ("argparse", "gettext", "locale", "shutil", "yaml", "daqlib.stagecli",
+_OTHERS = ("argparse", "ctypes", "encodings.ascii", "gettext", "locale", "shutil", "yaml", "daqlib.stagecli",
            "daqlib.cliparser", "daqlib.config", "daqlib.schema", "daqlib.strictjson")
 #: Only some jobs want these; they are loaded when nobody waits.
 _RARE = ("jsonschema", "sh")
