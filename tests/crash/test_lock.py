@@ -27,7 +27,8 @@ if [ -e {hang} ]; then
     exec sleep 600
 fi
 for last; do :; done
-cp -p {source} "$last"
+mkdir -p "$last/data"
+cp -p {source} "$last/data"
 """
 
 

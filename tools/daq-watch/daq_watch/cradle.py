@@ -27,8 +27,9 @@ from daqlib import cli
 _OURS = {"daq-collect": ("daq_collect.__main__", "daq_collect.collect"),
          "daq-merge": ("daq_merge.__main__", "daq_merge.stagework", "daq_merge.follower"),
          "daq-release": ("daq_release.__main__", "daq_release.release")}
-_OTHERS = ("argparse", "ctypes", "encodings.ascii", "gettext", "locale", "shutil", "yaml", "daqlib.stagecli",
-           "daqlib.cliparser", "daqlib.config", "daqlib.schema", "daqlib.strictjson")
+_OTHERS = ("argparse", "ctypes", "encodings.ascii", "gettext", "locale", "shutil", "yaml",
+           "daqlib.stagecli", "daqlib.cliparser", "daqlib.config", "daqlib.schema",
+           "daqlib.strictjson")
 #: Only some jobs want these; they are loaded when nobody waits.
 _RARE = ("jsonschema", "sh")
 _BETWEEN_CHECKS = 1.0  # seconds for which the source is believed to be as it was
