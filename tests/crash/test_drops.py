@@ -94,6 +94,10 @@ def in_little_memory(daq: Daq, tool: str, *arguments: object) -> Result:
     return daq._spawn(command, False, None, None).wait()
 
 
+#: Files that are all taken up, each by a worker; ``DAQ_DROPS`` is another number.
+MANY = int(os.environ.get("DAQ_DROPS", "2000"))
+
+
 @pytest.mark.parametrize("words", [["daq-collect", "--job", "large"],
                                    ["daq-watch", "--once", "-q"]])
 def test_a_large_file_is_not_read(daq: Daq, words: list[str]) -> None:
@@ -138,7 +142,7 @@ def test_many_files_at_once(daq: Daq) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_files_at_once(daq: Daq) -> None:
+def test_thousands_of_files_at_once(daq: Daq) -> None:
     began = time.monotonic()
-    goes_on(daq, 10_000, 4 * 3600)
-    print(f"10000 files in {time.monotonic() - began:.0f} s")
+    goes_on(daq, MANY, 4 * 3600)
+    print(f"{MANY} files in {time.monotonic() - began:.0f} s")
