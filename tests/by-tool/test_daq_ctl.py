@@ -446,5 +446,8 @@ def test_abort_past_the_acquisition_needs_no_daemon(daq: Daq) -> None:
     daq.run("daq-ctl", "--json", "--rep", nobody, "daq.abort", "left").ok()
     assert daq.tree() == {"done": ["left"]}
     assert daq.events("left")[-1] == "aborted"
+    daq.run("daq-ctl", "--json", "--rep", nobody, "daq.abort", "left").ok()  # it is aborted
+    daq.drop("done", "ended", {"sources": []})
+    daq.run("daq-ctl", "--rep", nobody, "daq.abort", "ended").fails(66, "ended", "in done/")
     daq.run("daq-ctl", "--rep", nobody, "daq.abort", "other").fails(69, "nobody answers")
     daq.run("daq-ctl", "--rep", nobody, "daq.stop", "left").fails(69, "nobody answers")

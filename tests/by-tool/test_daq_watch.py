@@ -307,6 +307,13 @@ def test_nothing_is_started_while_the_tools_cannot_read_the_configuration(fake: 
     process.stop().exits(0)
 
 
+def test_who_only_looks_makes_no_spool(fake: Fake) -> None:
+    new = fake.folder / "new"
+    for option in ("--dry-run", "--status"):
+        fake.run("daq-watch", option, "--spool", new).fails(78, "is no spool")
+    assert not new.exists()
+
+
 @pytest.mark.parametrize("words", [
     "--json", "--dry-run --json", "--once --json", "--rr-uri zpb.rr://127.0.0.1:1/",
     "--proc-name dpm", "--status --once", "--status --serve", "--serve-only --serve",

@@ -16,7 +16,7 @@ from daqlib.interface import LogInfo, OcmDaqControl, Request, StdCmds
 
 _FIRST_SAMPLES_S = 0.1  # for a subscription to arrive before the command is carried out
 _LAST_SAMPLES_S = 0.1  # for the samples that the command itself caused
-_LEFT_TO_THE_SPOOL = ("collect", "merge", "release", "failed", "hold", "remote")
+_LEFT_TO_THE_SPOOL = ("collect", "merge", "release", "failed", "hold", "remote", "done")
 
 Make = Callable[[argparse.Namespace, list[str]], Request[Any]]
 

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
     told_elsewhere = options.status or options.serve_only or options.mirror_only
     if (note := settings.note()) and not told_elsewhere:
         cli.say(note)
-    on = spool.open_spool(options.spool, settings, "daq-watch", create=not options.status)
+    on = spool.open_spool(options.spool, settings, "daq-watch",
+                           create=not (options.status or options.dry_run))
     beside = _beside(on, settings, options)
     return _watch(on, settings, options) if beside is None else beside
 
