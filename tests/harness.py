@@ -16,6 +16,8 @@ import json
 import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +28,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -244,6 +248,22 @@ class Daq:
         """The interpreter that the tools run on."""
         beside = self.bin / "python"
         return str(beside) if self.installed and beside.exists() else sys.executable
+
+    def obey_permissions(self) -> None:
+        """Have the tools run without the privileges of root from now on."""
+        if os.geteuid():
+            return
+        setpriv = shutil.which("setpriv", path=SYSTEM_PATH)
+        if not setpriv:
+            pytest.skip("root may read and write everywhere, and there is no setpriv")
+        folder = self.folder / "ordinary"
+        folder.mkdir()
+        for tool in self.bin.glob("daq*"):
+            program = folder / tool.name
+            program.write_text(f"#!/bin/sh\nexec {setpriv} --bounding-set=-all --inh-caps=-all "
+                               f'{shlex.quote(str(tool))} "$@"\n')
+            program.chmod(0o755)
+        self.bin = folder
 
     def environment(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:
         """Return the whole environment of a tool; None in ``more`` takes a variable away."""

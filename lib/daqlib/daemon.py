@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import resource
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from daqlib import config, errors, logs, names
@@ -131,6 +133,18 @@ def hang_up(before: Config, option: str | None, log_level: str, log: logging.Log
     log.info("log levels read again: %s%s", now.path or "defaults",
              f"; with a restart only: {', '.join(later)}" if later else "")
     return now
+
+
+def run(serve: Coroutine[Any, Any, None]) -> None:
+    """Run a daemon until it has served; a signal that comes while it ends is not told of."""
+    async def quietly() -> None:
+        try:
+            await serve
+        finally:
+            # the loop closes the socket that signals wake it by before it forgets the signals
+            signal.set_wakeup_fd(-1)
+
+    asyncio.run(quietly())
 
 
 def raise_descriptor_limit() -> None:

@@ -112,7 +112,8 @@ def test_other_content_is_never_overwritten(daq: Daq, box: Path, there: str) -> 
 
 def test_failed_receiver_does_not_hold_up_the_others(daq: Daq, box: Path) -> None:
     put(daq, olas(daq.folder / "none"), olas("relative"), olas(box), {"type": "fax", "path": "/x"})
-    release(daq).ok().says("none: no such directory").says("'fax'").says("'relative'")
+    told = release(daq).ok().says("none: not delivered: no such directory")
+    told.says("'fax'").says("'relative'")
     assert (box / ARCHIVE).exists() and len(alerts(daq)) == 3
     assert not (daq.folder / "none").exists()
 

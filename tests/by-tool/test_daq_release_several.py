@@ -177,20 +177,9 @@ def test_receiver_is_read_only(daq: Daq, small: Path) -> None:
     assert (small / ARCHIVE).exists() and active(daq) == []
 
 
-def as_ordinary_user(daq: Daq) -> None:
-    """Have the tools obey permissions."""
-    if os.geteuid() == 0:
-        setpriv = shutil.which("setpriv")
-        if not setpriv:
-            pytest.skip("root may write everywhere, and there is no setpriv")
-        daq.env["DAQ_PYTHON"] = str(script(
-            daq.folder / "python", f'exec {setpriv} --bounding-set=-all --inh-caps=-all '
-            f'{daq.python} "$@"\n'))
-
-
 @pytest.mark.parametrize("kind", ["olas", "archive", "far"])
 def test_permission_is_denied(daq: Daq, box: Path, kind: str) -> None:
-    as_ordinary_user(daq)
+    daq.obey_permissions()
     receiver = {"olas": olas(box), "far": olas(box, HOST), "archive": {
         "type": "directoryReceiver", "path": str(box), "template": "a/b.fits"}}[kind]
     if kind == "far":

@@ -99,7 +99,7 @@ def doubtful(trial: Collecting) -> Steps:
 
 @cell("local", "we may not read it", "`chmod`")
 def unreadable(trial: Collecting) -> Steps:
-    trial.ordinary()
+    trial.daq.obey_permissions()
     trial.make().chmod(0)
     trial.submit()
     yield trial.run()
@@ -108,7 +108,7 @@ def unreadable(trial: Collecting) -> Steps:
 
 @cell("local", "we may not enter its directory", "`chmod`", slow=True)
 def closed(trial: Collecting) -> Steps:
-    trial.ordinary()
+    trial.daq.obey_permissions()
     trial.make()
     trial.submit()
     trial.data.chmod(0)

@@ -99,7 +99,7 @@ def read_only(trial: Delivering) -> Steps:
 
 @releasing("we may not write there", "`chmod`")
 def denied(trial: Delivering) -> Steps:
-    trial.ordinary()
+    trial.daq.obey_permissions()
     trial.box.chmod(0o555)
     trial.ask()
     yield trial.run()

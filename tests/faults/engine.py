@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,20 +157,6 @@ class Trial:
         self.more = {key: value for key, value in {**self.more, **keys}.items()
                      if value is not None}
         configure(self.daq, **{"retry": {"first_sec": 0}, "breaker": {"failures": 3}, **self.more})
-
-    def ordinary(self) -> None:
-        """Have the tools obey permissions, as those of an ordinary user."""
-        import pytest
-
-        from remote import script
-
-        if os.geteuid():
-            return
-        if not shutil.which("setpriv"):
-            pytest.skip("root may read and write everywhere, and there is no setpriv")
-        self.daq.env["DAQ_PYTHON"] = str(script(
-            self.daq.folder / "python", "exec setpriv --bounding-set=-all --inh-caps=-all "
-            f'{self.daq.python} "$@"\n'))
 
     def run(self, stage: str = "", **env: str) -> Result:
         return self.daq.run(f"daq-{stage or self.stage}", "--job", JOB, env=env or None)

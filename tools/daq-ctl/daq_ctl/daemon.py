@@ -151,7 +151,7 @@ def run(spool: Spool, settings: Config, endpoints: Endpoints, name: str, *,
         logs.event("begun", version=__version__, pid=os.getpid(), spool=spool.root,
                    configuration=settings.path)
         daemon.raise_descriptor_limit()
-        asyncio.run(_serve(spool, settings, endpoints, name, level, operational))
+        daemon.run(_serve(spool, settings, endpoints, name, level, operational))
         logs.event("ended")
     return errors.OK
 

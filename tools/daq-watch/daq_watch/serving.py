@@ -52,7 +52,7 @@ def run(on: Spool, settings: Config, option_config: str | None, rr_uri: str | No
         logs.event("begun", version=__version__, pid=os.getpid(), spool=on.root,
                    configuration=settings.path)
         daemon.raise_descriptor_limit()
-        asyncio.run(_serve(on, settings, option_config, rr_uri, ps_uri, level))
+        daemon.run(_serve(on, settings, option_config, rr_uri, ps_uri, level))
         logs.event("ended")
     return errors.OK
 
