@@ -56,11 +56,17 @@ def run(module: str, function: str) -> int:
 
 
 def _leave(code: int) -> None:
-    """Exit at once, if nothing can be left to do: taking the interpreter down takes its time."""
-    if sys.modules.keys() & {"threading", "atexit"}:
+    """Exit as the interpreter would, but at once: taking its modules down takes its time.
+
+    Not when threads are left to be waited for, or messages to be sent.
+    """
+    loaded = sys.modules
+    if "zmq" in loaded or "threading" in loaded and loaded["threading"].active_count() > 1:
         return
+    import atexit
     import os
 
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

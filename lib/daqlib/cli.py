@@ -153,6 +153,7 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
                 if signal.getsignal(signum) != signal.SIG_IGN:
                     signal.signal(signum, _terminate)
             code = _guarded(main, sys.argv[1:] if argv is None else argv)
+            settle()  # all is said and done; the interpreter would tell of a signal as of a failure
             _end_bar()
             _drop_unwritten()
             return code
