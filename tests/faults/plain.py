@@ -14,7 +14,7 @@ _ALIKE: tuple[tuple[str, str], ...] = (
     (r"\b(127|198)\.\d+\.\d+\.\d+\b", "ADDRESS"),
     (r" ?\[(sender|receiver|Receiver|generator|client)(=[\w.]+)?\]", ""),
     (r" at \w+\.c\(\d+\)", ""),
-    (r"\(\d+ bytes (received|sent) so far\)", ""),
+    (r" ?\(\d+ bytes (received|sent) so far\)", ""),
     (r"\bnext try in \d+ s\b", "next try in N s"),
     (r"\b\d+ of \d+ bytes\b", "N of N bytes"),
     (r"\b\d{3,} bytes\b", "N bytes"),
