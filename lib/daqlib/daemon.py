@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from daqlib import config, errors, logs, names
+from daqlib import __version__, config, errors, logs, names
 from daqlib.config import Config
 from daqlib.rpcserver import Curve, Handled
 
@@ -133,6 +133,28 @@ def hang_up(before: Config, option: str | None, log_level: str, log: logging.Log
     log.info("log levels read again: %s%s", now.path or "defaults",
              f"; with a restart only: {', '.join(later)}" if later else "")
     return now
+
+
+class Standard:
+    """The commands of ``stdif`` that every daemon answers alike."""
+
+    async def GetVersion(self) -> str:  # noqa: N802
+        """Return the version of daqspool."""
+        return __version__
+
+    async def SetLogLevel(self, info: dict[str, Any]) -> str:  # noqa: N802
+        """Set the level of a logger.
+
+        Args:
+            info: ``stdif.LogInfo``: ``level`` and ``logger``; an empty logger is the root.
+
+        Raises:
+            errors.BadData: there is no such level or logger.
+        """
+        if not isinstance(info, dict):
+            raise errors.BadData("info is no LogInfo", "give an object with level and logger")
+        logs.set_level(info.get("logger", ""), info.get("level", ""))
+        return "OK"
 
 
 def run(serve: Coroutine[Any, Any, None]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from daq_ctl import states
-from daqlib import __version__, errors, logs
+from daqlib import daemon
 
 
-class Application:
+class Application(daemon.Standard):
     """The application state machine; method names are those of the interface."""
 
     EXCEPTION = "stdif::ExceptionErr"
@@ -76,21 +75,3 @@ class Application:
     async def GetStatus(self) -> str:  # noqa: N802
         """Return the same as the status topic."""
         return self.text()
-
-    async def GetVersion(self) -> str:  # noqa: N802
-        """Return the version of daqspool."""
-        return __version__
-
-    async def SetLogLevel(self, info: dict[str, Any]) -> str:  # noqa: N802
-        """Set the level of a logger.
-
-        Args:
-            info: ``stdif.LogInfo``: ``level`` and ``logger``; an empty logger is the root.
-
-        Raises:
-            errors.BadData: there is no such level or logger.
-        """
-        if not isinstance(info, dict):
-            raise errors.BadData("info is no LogInfo", "give an object with level and logger")
-        logs.set_level(info.get("logger", ""), info.get("level", ""))
-        return "OK"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from daq_watch import queueing
-from daqlib import __version__, abort, alerts, cli, errors, history, logs, names, status, storage
+from daqlib import abort, alerts, cli, daemon, errors, history, names, status, storage
 from daqlib.config import Config
 from daqlib.dictionary import Dictionaries
 from daqlib.feed import Feed
@@ -49,7 +49,7 @@ class Control:
         return "OK"
 
 
-class Application:
+class Application(daemon.Standard):
     """What of ``stdif.StdCmds`` makes sense for a server without states (ours)."""
 
     EXCEPTION = "stdif::ExceptionErr"
@@ -66,24 +66,6 @@ class Application:
     async def GetStatus(self) -> str:  # noqa: N802
         """Return the same as GetState."""
         return await self.GetState()
-
-    async def GetVersion(self) -> str:  # noqa: N802
-        """Return the version of daqspool."""
-        return __version__
-
-    async def SetLogLevel(self, info: Document) -> str:  # noqa: N802
-        """Set the level of a logger.
-
-        Args:
-            info: ``stdif.LogInfo``: ``level`` and ``logger``; an empty logger is the root.
-
-        Raises:
-            errors.BadData: there is no such level or logger.
-        """
-        if not isinstance(info, dict):
-            raise errors.BadData("info is no LogInfo", "give an object with level and logger")
-        logs.set_level(info.get("logger", ""), info.get("level", ""))
-        return "OK"
 
     async def Exit(self) -> str:  # noqa: N802
         """End as DpmControl.Exit does."""
