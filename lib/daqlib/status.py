@@ -107,7 +107,7 @@ def substate_of(spool: Spool, job: str, place: str, events: list[history.Event],
     if stage in _STAGE_SUBSTATE:
         return _STAGE_SUBSTATE[stage]
     if stage == "collect":
-        if place == "collect" and _is_collected(spool, job):
+        if place == "collect" and _is_collected(spool, job, events):
             return "Collecting"
         if spool.hand_over:
             return "NotScheduled"  # until the other host has it
@@ -144,10 +144,16 @@ def _is_leaving(spool: Spool, job: str, events: list[history.Event]) -> bool:
     return bool(events) and events[-1]["event"] == "aborted" and spool.is_busy(job)
 
 
-def _is_collected(spool: Spool, job: str) -> bool:
+def _is_collected(spool: Spool, job: str, events: list[history.Event]) -> bool:
+    if not spool.is_busy(job):
+        return False
     # others hold the lock, too: who submits, imports, aborts or hands it over, and daq-ctl until
     # the move into collect/ is durable
-    return spool.is_busy(job) and holder(spool.lock_path(job)).get("stage", "collect") == "collect"
+    said = holder(spool.lock_path(job)).get("stage")
+    if said is not None:
+        return bool(said == "collect")
+    # it does not say so yet, or the disk is full
+    return bool(events) and events[-1]["event"] == "start" and "role" not in events[-1]
 
 
 def _stage_of(place: str, events: list[history.Event]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daqlib import alerts, fsops, status
+from daqlib import alerts, fsops, history, status
 from daqlib.spool import Spool
 from harness import make_spool
 
@@ -66,6 +66,18 @@ def test_collect_at_work(on: Spool, watched: bool) -> None:
     assert fd is not None
     assert state(on, watched=watched) == ("StateMerging", "Collecting")
     os.close(fd)
+
+
+def test_a_holder_who_does_not_say_what_it_does(on: Spool) -> None:
+    """Before it has written that into the lock, and on a full disk."""
+    drop(on, "collect")
+    lock = fsops.lock(on.lock_path("j"))
+    assert lock is not None
+    assert state(on) == ("StateMerging", "NotScheduled")
+    for role, substate in ((history.HAND_OVER, "NotScheduled"), (None, "Collecting")):
+        on.log("j", "start", stage="collect", role=role)
+        assert state(on) == ("StateMerging", substate)
+    os.close(lock)
 
 
 @pytest.mark.parametrize("busy", [True, False])
