@@ -67,28 +67,27 @@ def open_password(trial: Served) -> Steps:
         yield None
 
 
-@cell("daemon", "it has no such module", "enter the module there, or mend the location",
-      needs=NEEDS, slow=True)
-def module(trial: Served) -> Steps:
+def _served_wrongly(trial: Served, module: str, wrong: str, right: str) -> Steps:
+    """Ask for a module, and mend the text in its configuration, which it reads for each client."""
     trial.make()
     with rsyncd(trial.daq.folder, trial.data) as served:
-        trial.ask(served.url, "night")
+        trial.ask(served.url, module)
         yield trial.run()
-        config = trial.daq.folder / "rsyncd.conf"  # which it reads for each client
-        config.write_text(config.read_text().replace("[data]", "[night]"))
+        config = trial.daq.folder / "rsyncd.conf"
+        config.write_text(config.read_text().replace(wrong, right))
         yield None
+
+
+@cell("daemon", "it has no such module", "enter the module there, or mend the location",
+      needs=NEEDS, slow=True)
+def no_module(trial: Served) -> Steps:
+    yield from _served_wrongly(trial, "night", "[data]", "[night]")
 
 
 @cell("daemon", "it has as many clients as it may have", "nothing: it will have fewer",
       needs=NEEDS, slow=True)
 def busy(trial: Served) -> Steps:
-    trial.make()
-    with rsyncd(trial.daq.folder, trial.data) as served:
-        trial.ask(served.url, "busy")
-        yield trial.run()
-        config = trial.daq.folder / "rsyncd.conf"
-        config.write_text(config.read_text().replace("max connections = -1", ""))
-        yield None
+    yield from _served_wrongly(trial, "busy", "max connections = -1", "")
 
 
 @cell("daemon", "the file is not there", "deliver it", needs=NEEDS, slow=True)

@@ -141,22 +141,22 @@ def full(trial: HandingOver) -> Steps:
         yield None
 
 
-@handing("the connection breaks while the job is sent", slow=False)
-def cut(trial: HandingOver) -> Steps:
+def _faulty(trial: HandingOver, *fault: str) -> Steps:
     trial.make()
     trial.submit()
-    trial.pair.fault("short", "300")
+    trial.pair.fault(*fault)
     yield trial.run()
     trial.pair.mend()
+
+
+@handing("the connection breaks while the job is sent", slow=False)
+def cut(trial: HandingOver) -> Steps:
+    yield from _faulty(trial, "short", "300")
 
 
 @handing("the connection breaks before its reply")
 def deaf(trial: HandingOver) -> Steps:
-    trial.make()
-    trial.submit()
-    trial.pair.fault("deaf", "1")
-    yield trial.run()
-    trial.pair.mend()
+    yield from _faulty(trial, "deaf", "1")
 
 
 @handing("its tool is killed when the job lies there")

@@ -113,15 +113,19 @@ def same(trial: Delivering) -> Steps:
     yield trial.run()
 
 
-@releasing("it has other content under this name", "compare the two, move one away")
-def other(trial: Delivering) -> Steps:
-    trial.ask()
+def _another_there(trial: Delivering) -> Steps:
     there = trial.box / f"{FILE_ID}.fits"
     there.write_bytes(b"another night")
     trial.contents.add(digest(there))
     yield trial.run()
     assert there.read_bytes() == b"another night"
     there.unlink()
+
+
+@releasing("it has other content under this name", "compare the two, move one away")
+def other(trial: Delivering) -> Steps:
+    trial.ask()
+    yield from _another_there(trial)
 
 
 @releasing("its host is down", "bring it up", slow=True, needs=WITH_SSH)
@@ -166,12 +170,7 @@ def far_full(trial: Delivering) -> Steps:
            slow=True, needs=WITH_SSH)
 def far_other(trial: Delivering) -> Steps:
     trial.ask_far()
-    there = trial.box / f"{FILE_ID}.fits"
-    there.write_bytes(b"another night")
-    trial.contents.add(digest(there))
-    yield trial.run()
-    assert there.read_bytes() == b"another night"
-    there.unlink()
+    yield from _another_there(trial)
 
 
 def program(fault: str, body: str, mend: str, slow: bool = True) -> None:

@@ -75,6 +75,14 @@ def dies(trial: Fetching) -> Steps:
     trial.freely()
 
 
+def _configured(trial: Fetching, **ssh: str) -> Steps:
+    """Have ssh configured so, and mend that."""
+    trial.far.plain_config(trial.config, **ssh)
+    trial.ask()
+    yield trial.run()
+    trial.far.plain_config(trial.config)
+
+
 @fetching("its host key is not the one that is known", "find out why; `ssh-keygen -R far`, log in "
           "once by hand")
 def other_key(trial: Fetching) -> Steps:
@@ -83,28 +91,19 @@ def other_key(trial: Fetching) -> Steps:
     name, kind, _ = (trial.far.folder / "known_hosts").read_text().split()
     key = (trial.far.folder / "user_key.pub").read_text().split()[1]
     known.write_text(f"{name} {kind} {key}\n")
-    trial.far.plain_config(trial.config, UserKnownHostsFile=str(known))
-    trial.ask()
-    yield trial.run()
-    trial.far.plain_config(trial.config)
+    yield from _configured(trial, UserKnownHostsFile=str(known))
 
 
 @fetching("its host key is not known", "compare it, log in once by hand", slow=True)
 def unknown_key(trial: Fetching) -> Steps:
     trial.make()
-    trial.far.plain_config(trial.config, UserKnownHostsFile="/dev/null")
-    trial.ask()
-    yield trial.run()
-    trial.far.plain_config(trial.config)
+    yield from _configured(trial, UserKnownHostsFile="/dev/null")
 
 
 @fetching("it does not let us in", "`ssh-copy-id far`")
 def refused(trial: Fetching) -> Steps:
     trial.make()
-    trial.far.plain_config(trial.config, IdentityFile=str(trial.far.folder / "host_key"))
-    trial.ask()
-    yield trial.run()
-    trial.far.plain_config(trial.config)
+    yield from _configured(trial, IdentityFile=str(trial.far.folder / "host_key"))
 
 
 @fetching("there is no rsync there", "there: `apt-get install rsync`")
@@ -128,10 +127,7 @@ def chatty(trial: Fetching) -> Steps:
 @fetching("the name of the host is not known", "mend the name, or DNS", slow=True)
 def no_name(trial: Fetching) -> Steps:
     trial.make()
-    trial.far.plain_config(trial.config, HostName="no-such-host.invalid")
-    trial.ask()
-    yield trial.run()
-    trial.far.plain_config(trial.config)
+    yield from _configured(trial, HostName="no-such-host.invalid")
 
 
 @fetching("the file is not there", "deliver it", slow=True)
