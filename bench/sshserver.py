@@ -34,6 +34,8 @@ StrictModes no
 PermitRootLogin prohibit-password
 MaxStartups 100
 LogLevel VERBOSE
+# what the shell of this account reads at a login is not to be measured
+SetEnv HOME={folder}
 """
 
 _SSH = """

@@ -23,6 +23,7 @@ from harness import SYSTEM_PATH, Daq, end, free_port, wait_until
 #: The name under which both are reached.
 HOST = "far"
 
+# HOME: what the shell of this account reads at a login shall not matter
 _SSHD = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -34,6 +35,7 @@ KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
 PermitRootLogin prohibit-password
+SetEnv HOME={folder}
 """
 
 # connection sharing is on, as users have it: the background process that it starts must not

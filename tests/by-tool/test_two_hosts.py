@@ -355,7 +355,7 @@ class _Site:
         keys = " ".join(f"{folder}/home/{name}/.ssh/authorized_keys" for name in ("daq", "obs"))
         text = config.read_text().replace(f"AuthorizedKeysFile {folder}/authorized",
                                           f"AuthorizedKeysFile {keys}")
-        config.write_text(f"{text}SetEnv DAQ_PYTHON={sys.executable}\n")
+        config.write_text(text.replace("SetEnv ", f"SetEnv DAQ_PYTHON={sys.executable} "))
         os.kill(int((folder / "sshd.pid").read_text()), signal.SIGHUP)
         wait_until(lambda: (folder / "sshd.log").read_text().count("Server listening") >= 2)
 

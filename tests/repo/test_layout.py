@@ -157,7 +157,7 @@ def test_nothing_heavy_at_the_top_of_a_module() -> None:
 
 #: Modules that only a program with an event loop loads.
 EVENT_LOOP = {"daq_watch.dpm", "daq_watch.serving", *(
-    f"daqlib.{name}" for name in ("feed", "rpcserver", "rpcbound", "rpclink", "rpcloop"))}
+    f"daqlib.{name}" for name in ("daemon", "feed", "rpcserver", "rpcbound", "rpclink", "rpcloop"))}
 
 
 def _allowed(module: str) -> set[str]:
