@@ -300,20 +300,20 @@ def append(path: str, line: bytes, *, mode: int = 0o664) -> None:
     Raises:
         OSError: the line could not be written; the log is as it was.
     """
-    new = not os.path.exists(path)
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
         with Naming(path):
             fcntl.flock(fd, fcntl.LOCK_EX)
             passing("append.begin")
             end = os.fstat(fd).st_size
+            if not end:
+                # whoever finds a line need not ask whether the log's own name is durable
+                fsync_dir(os.path.dirname(path))
             # a crash can have torn the last line: never glue ours to it
             lead = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""
             _append_or_undo(fd, lead + line + b"\n", end)
     finally:
         os.close(fd)
-    if new:
-        fsync_dir(os.path.dirname(path))
 
 
 def _append_or_undo(fd: int, data: bytes, end: int) -> None:

@@ -28,6 +28,8 @@ def test_an_error_names_the_file(
     path = tmp_path / "name"
     if act is fsops.fsync_dir:
         path.mkdir()
+    else:
+        path.write_bytes(b"before\n")
     broken = OSError(errno.EIO, os.strerror(errno.EIO))
     with monkeypatch.context() as patch:
         real = getattr(os, call)
