@@ -84,7 +84,7 @@ def parser(tool: str, summary: str, examples: str, *, spool: bool = True) -> Par
 
 def _add_shared(made: cliplain.Adds, tool: str, *, spool: bool) -> None:
     made.add_argument("--version", action="version", version=f"{tool} {__version__}")
-    made.add_argument("-q", "--quiet", action="store_true", help="say errors only")
+    made.add_argument("-q", "--quiet", action="store_true", help="say errors and warnings only")
     made.add_argument("-v", "--verbose", action="count", default=0, help="say more")
     if spool:
         made.add_argument("--spool", metavar="DIR", help="the spool (default: $DAQ_SPOOL)")
@@ -212,8 +212,7 @@ def _guarded(main: Main, argv: list[str]) -> int:
     except Exception as error:
         if os.environ.get("DAQ_DEBUG"):
             raise
-        return fail(errors.Bug(f"internal error: {type(error).__name__}: {error}",
-                               "run again with DAQ_DEBUG=1 and report the traceback"))
+        return fail(from_bug(error))
 
 
 def _printed(main: Main, argv: list[str]) -> int:
@@ -248,6 +247,16 @@ def from_os_error(error: OSError) -> errors.DaqError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return errors.NoPermission(text, "check owner and mode of the file and its directory")
     return errors.IoFailure(text, _REMEDIES.get(error.errno or 0, ""))
+
+
+def from_bug(error: Exception) -> errors.DaqError:
+    """Return the error for an exception that nobody expects: our bug, or a missing package."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package and not package.startswith("daq"):
+        return errors.BadConfig(f"the Python package {package} is not installed for "
+                                f"{sys.executable}", "install daqspool again, see its README")
+    return errors.Bug(f"internal error: {type(error).__name__}: {error}",
+                      "run again with DAQ_DEBUG=1 and report the traceback")
 
 
 def _space_remedy(error: OSError) -> str:

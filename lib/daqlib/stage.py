@@ -335,8 +335,7 @@ def _work(claim: Claim) -> None:
     except Exception as error:
         if os.environ.get("DAQ_DEBUG"):
             raise
-        _unsuccessful(claim, errors.Bug(f"internal error: {type(error).__name__}: {error}",
-                                        "run again with DAQ_DEBUG=1 and report the traceback"))
+        _unsuccessful(claim, cli.from_bug(error))
 
 
 def _interrupted(claim: Claim, stop: cli.Terminated) -> None:

@@ -42,6 +42,16 @@ def test_an_error_is_one_line_and_its_code(
     assert capsys.readouterr() == ("", "daq-test: job-1: what is wrong; what to do\n")
 
 
+@pytest.mark.parametrize(("missing", "code", "said"), [
+    ("sh", 78, "the Python package sh is not installed for "),
+    ("yaml.reader", 78, "the Python package yaml is not installed for "),
+    ("daqlib.gone", 70, "internal error: ModuleNotFoundError")])
+def test_a_package_that_is_missing(
+        missing: str, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ModuleNotFoundError(f"No module named {missing!r}", name=missing)) == code
+    assert said in capsys.readouterr().err
+
+
 def test_codes_are_different_and_explained() -> None:
     codes = [kind.code for kind in errors.CODES]
     assert len(set(codes)) == len(codes)
