@@ -37,6 +37,8 @@ PARTIAL = ".rsync-part"
 # from this version on rsync quotes remote paths, and has an option not to
 _QUOTES_SINCE = (3, 2, 4)
 _SYNCS_SINCE = (3, 2, 4)
+# from this version on rsync compares what comes with what was asked for, and has an option not to
+_COMPARES_SINCE = (3, 2, 5)
 # what a shell takes for more than a character of a word
 _SHELL_CHARACTERS = re.compile(r"""[] !"#$&'()*;<>?[\\^`{|}]""")
 _WILD = re.compile(r"[*?\[\]\\]")
@@ -98,8 +100,8 @@ def fetch(link: Link, paths: Sequence[str], folder: str, told: rsync.Told | None
         errors.BadConfig: rsync or ssh are not usable.
     """
     _clean(folder)
-    ended = rsync.run(link, [*_TIMES, f"--partial-dir={PARTIAL}", *_NAMES, "--", _root(link),
-                             folder + "/"], _list(paths), told, beside)
+    ended = rsync.run(link, [*_TIMES, f"--partial-dir={PARTIAL}", *_named(link, paths),
+                             _root(link), folder + "/"], _list(paths), told, beside)
     if ended.code not in (0, 23, 24):
         raise fault(ended, link.host)
     for path in paths:
@@ -119,7 +121,7 @@ def changed(link: Link, paths: Sequence[str], folder: str) -> list[str]:
     Raises:
         errors.DaqError: as :func:`fetch`.
     """
-    ended = rsync.run(link, [*_TIMES, "--dry-run", "--out-format=%i %n", *_NAMES, "--",
+    ended = rsync.run(link, [*_TIMES, "--dry-run", "--out-format=%i %n", *_named(link, paths),
                              _root(link), folder + "/"], _list(paths))
     if ended.code in (23, 24):
         raise errors.Later(f"{link.host}: {reason(ended)}", "see to the files on that host")
@@ -219,6 +221,16 @@ def _complaint(ended: Ended, path: str) -> str:
 
 def _list(paths: Sequence[str]) -> bytes:
     return b"".join(os.fsencode(path) + b"\0" for path in paths)
+
+
+def _named(link: Link, paths: Sequence[str]) -> list[str]:
+    """Return the options by which rsync reads the names of files, and fetches exactly these."""
+    # what it is sent is compared with the names as if they were patterns (seen with 3.2.7), so that
+    # one with a backslash and a wildcard is refused; what came unasked would be in the job's own
+    # folder, and be removed with it
+    odd = any("\\" in path and re.search(r"[*?[]", path) for path in paths)
+    compares = odd and _version(link.settings["bin_rsync"]) >= _COMPARES_SINCE
+    return [*_NAMES, *(["--trust-sender"] if compares else []), "--"]
 
 
 def _root(link: Link) -> str:

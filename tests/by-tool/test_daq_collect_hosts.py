@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from collecting import collect, digest, put, sources
@@ -321,6 +321,9 @@ class TestNames:
             assert not set(found) & set(" '\"$(`\\);|&<>*?[]{}~#!%\n\t\0=,")
 
     @given(name=EVIL)
+    @example("*").via("a pattern")
+    @example("\\*").via("a pattern of another name")
+    @example("[\\?]").via("the same")
     @settings(max_examples=8, deadline=None,
               suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_odd_names_reach_no_shell(
