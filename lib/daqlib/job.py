@@ -101,12 +101,13 @@ def _check_shape(document: Document, job: str, digest: str, spool: Spool) -> Non
     check(document, job)
 
 
-def check(document: Document, job: str = "") -> None:
+def check(document: Document, job: str = "", *, tell: bool = True) -> None:
     """Check the content of a job file or a StartDaqV2 specification.
 
     Args:
         document: parsed JSON.
         job: the id that it must have, or empty.
+        tell: warn of members that nobody knows.
 
     Raises:
         errors.BadData: names the member and the rule.
@@ -129,7 +130,7 @@ def check(document: Document, job: str = "") -> None:
     for receiver in document.get("receivers", []):
         receivers.check(receiver)
     for member in [*schema.unknown_in_job(document),
-                   *receivers.unknown(document.get("receivers", []))]:
+                   *receivers.unknown(document.get("receivers", []))] if tell else ():
         cli.warn(f"unknown member {member!r} of the specification ignored")
 
 
@@ -203,7 +204,8 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def submit(spool: Spool, document: Document, place: str, instrument: str) -> tuple[str, bool]:
+def submit(spool: Spool, document: Document, place: str, instrument: str, *,
+           tell: bool = True) -> tuple[str, bool]:
     """Check a job, reserve its id and file id, and put it durably into a stage.
 
     Args:
@@ -211,6 +213,7 @@ def submit(spool: Spool, document: Document, place: str, instrument: str) -> tup
         document: from :func:`new`; its ``id`` may be missing.
         place: the directory to put it into.
         instrument: first part of a generated file id.
+        tell: as for :func:`check`.
 
     Returns:
         The id, and False when the same job had been submitted before.
@@ -219,7 +222,7 @@ def submit(spool: Spool, document: Document, place: str, instrument: str) -> tup
         errors.BadData: the content is wrong, or the id is taken by another job.
         errors.Later: somebody is submitting or working on this id.
     """
-    check(document)
+    check(document, tell=tell)
     made = _submit(spool, document, place, instrument, "submit")
     spool.release(made.id, made.lock)
     return made.id, made.fresh

@@ -160,6 +160,7 @@ def test_who_is_at_work(fake: Fake) -> None:
     running, = found["running"]
     assert (running["id"], running["stage"], running["pid"]) == ("a", "merge", pid)
     assert running["until"] > running["since"] and not running["orphaned"]
+    assert (found["stages"][1]["jobs"], found["stages"][1]["due"]) == (1, 0)
     taken = {each["name"]: (each["places"], [it["id"] for it in each["taken"]])
              for each in found["limits"]}
     assert taken == {"daq": (3, ["a"]), "merge": (2, ["a"]), "net_receive": (0, []),

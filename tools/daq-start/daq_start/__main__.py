@@ -100,7 +100,7 @@ def _submit(options: argparse.Namespace, settings: config.Config, made: job.Docu
     if place == "acquire":
         made = live.with_deadline(made, options.start_by)
     on = spool.open_spool(options.spool, settings, "daq-start")
-    identifier, fresh = job.submit(on, made, place, str(made["instrument"]))
+    identifier, fresh = job.submit(on, made, place, str(made["instrument"]), tell=False)
     if not fresh:
         cli.say(f"{identifier}: submitted before, now in {on.place(identifier)}/")
     return identifier

@@ -11,6 +11,7 @@ from typing import Any
 from daq_status import elsewhere
 from daqlib import alerts, errors, fsops, history, names, progress, status
 from daqlib.config import Config
+from daqlib.job import LARGEST
 from daqlib.spool import RESTS, STAGES, Entry, Spool, holder
 
 Document = dict[str, Any]
@@ -140,7 +141,7 @@ class Viewer:
         if not view.place:
             return {}
         try:
-            data, _ = fsops.read_regular(self.spool.job_path(view.place, view.id))
+            data, _ = fsops.read_regular(self.spool.job_path(view.place, view.id), LARGEST)
             document = json.loads(data)
         except (OSError, ValueError, RecursionError):
             return {}

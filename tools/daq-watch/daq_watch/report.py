@@ -48,12 +48,14 @@ def collect(on: Spool, settings: Config) -> Facts:
     if watcher:
         watcher |= {name: told.get(name) for name in ("host", "config", "once")}
     jobs = {stage: on.scan(stage) for stage in STAGES}
+    running = _running(on, jobs, told)
     return {
         "spool": on.root,
         "watcher": watcher,
         "limits": [_limit(on, settings, name) for name in _LIMITS],
-        "running": _running(on, jobs, told),
-        "stages": [_stage(on, stage, jobs[stage]) for stage in reversed(STAGES)],
+        "running": running,
+        "stages": [_stage(on, stage, jobs[stage], {each["id"] for each in running})
+                   for stage in reversed(STAGES)],
         "hosts": _hosts(on, settings),
         "space": [_space(on, settings, name) for name in _FLOORS],
         "companions": told.get("companions", []),
@@ -92,10 +94,11 @@ def _running(on: Spool, jobs: dict[str, list[Entry]], told: Facts) -> list[Facts
     return list(found.values())
 
 
-def _stage(on: Spool, stage: str, entries: list[Entry]) -> Facts:
+def _stage(on: Spool, stage: str, entries: list[Entry], running: set[str]) -> Facts:
     now = time.time()
-    ahead = [entry.due for entry in entries if not on.is_due(entry, now)]
-    return {"stage": stage, "jobs": len(entries), "due": len(entries) - len(ahead),
+    waiting = [entry for entry in entries if entry.id not in running]
+    ahead = [entry.due for entry in waiting if not on.is_due(entry, now)]
+    return {"stage": stage, "jobs": len(entries), "due": len(waiting) - len(ahead),
             "deferred": len(ahead), "next": min(ahead, default=None), "paused": on.paused(stage)}
 
 
