@@ -5,8 +5,9 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 TESTS ?= tests
-# three at a time even on one processor: the tests mostly wait for the tools that they run
-PYTEST = .venv/bin/python -m pytest -n 3 --dist loadgroup
+# three at a time for each processor: the tests mostly wait for the tools that they run
+workers = $$(w=$$((3 * $$(nproc))); [ $$w -le 16 ] || w=16; echo $$w)
+PYTEST = .venv/bin/python -m pytest -n $(workers) --dist loadgroup
 
 stamp = .venv/.installed-$(subst /,-,$(PYTHON))
 dev_stamp = .venv/.installed-dev-$(subst /,-,$(PYTHON))
