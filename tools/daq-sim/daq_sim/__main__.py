@@ -44,7 +44,7 @@ def _add(kinds: argparse._SubParsersAction[cli.Parser], kind: str, summary: str)
     made.add_argument("name", metavar="NAME", help="the source's name, used in file names")
     made.add_argument("uri", metavar="URI", help="endpoint to serve; port 0 takes a free one")
     made.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS,
-                      help="say errors only")
+                      help="say errors and warnings only")
     made.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS,
                       help="say every command")
     made.add_argument("--json", action="store_true",
