@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import Daq, free_port, wait_until
+from harness import Daq, end, free_port, wait_until
 from releasing import (
     ARCHIVE,
     FILE_ID,
@@ -371,6 +371,29 @@ while :; do sleep 0.1; done
     script(tool, "exit 0")
     release(daq).ok()
     assert len(delivered(daq)) == 1 + several
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun_by", ["limit", "TERM"])
+def test_a_program_that_ignores_its_end_is_killed_nevertheless(daq: Daq, begun_by: str) -> None:
+    """Told to end while the program is already being ended, the tool still sees it through."""
+    tool = script(daq.folder / "tool", f"""trap 'echo TERM >>{daq.folder}/told' TERM
+echo $$ >{daq.folder}/pid
+while :; do sleep 0.1; done
+""")
+    allow(daq, tool, release={"program_sec": 0.3 if begun_by == "limit" else 1000})
+    put(daq, command(tool), by="job")
+    process = daq.spawn("daq-release", "--job", "J1")
+    wait_until(lambda: (daq.folder / "pid").exists() and (daq.folder / "pid").read_text())
+    if begun_by == "TERM":
+        process.signal(signal.SIGTERM)
+    wait_until((daq.folder / "told").exists)
+    process.signal(signal.SIGTERM)
+    assert process.wait().code == 128 + signal.SIGTERM
+    pid = int((daq.folder / "pid").read_text())
+    left = os.path.exists(f"/proc/{pid}")
+    end(pid)
+    assert not left and daq.events("J1")[-1] == "interrupted"
 
 
 def test_killed_tool_takes_the_program_along(daq: Daq) -> None:

@@ -122,7 +122,8 @@ def _run(call: Call, given: IO[bytes], out: IO[bytes], err: IO[bytes]) -> tuple[
         late = not _ended(process, call.limit)
     finally:
         if process is not None:
-            _end(process)
+            with children.held():  # told to end while it may still go by itself, we end it first
+                _end(process)
     return process.returncode, late
 
 
