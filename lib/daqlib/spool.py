@@ -31,6 +31,7 @@ MARKER = ".daqspool"
 MARKER_TEXT = b'{"daqspool": 1}\n'
 _FOREIGN = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "fuse.sshfs")
 _SHARED = 0o2020  # the mode of a spool that a group shares: set-gid, and the group may write
+_LONGEST_NAME = 255  # bytes, on every file system that a spool may lie on
 _FAR_FUTURE = 24 * 3600.0  # an mtime further ahead was set by a wrong clock, not by a person
 
 
@@ -212,7 +213,7 @@ class Spool:
         stem = file.removesuffix(".json")
         number = 0
         while True:
-            name = f"{stem}.{number}.json" if number else f"{stem}.json"
+            name = _numbered(stem, number) if number else f"{stem}.json"
             try:
                 moved = fsops.move(self.path(place, file), self.path("bad", name))
             except FileExistsError:
@@ -240,6 +241,12 @@ class Spool:
         """Return the bytes that an unprivileged user may still write below a spool path."""
         status = os.statvfs(self.path(*parts))
         return status.f_bavail * status.f_frsize
+
+
+def _numbered(stem: str, number: int) -> str:
+    """Return a further name for a file, cut to what a directory takes: any name may be long."""
+    end = f".{number}.json"
+    return os.fsdecode(os.fsencode(stem)[:_LONGEST_NAME - len(end)]) + end
 
 
 def _entry(item: os.DirEntry[str], place: str) -> Entry | None:

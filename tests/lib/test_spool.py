@@ -202,6 +202,15 @@ def test_a_bad_file_without_a_usable_name_has_a_log_too(on: Spool) -> None:
     assert on.events("_unnamed")[0]["file"] == "bad/a b.json"
 
 
+def test_a_bad_file_with_the_longest_name_is_numbered_too(on: Spool) -> None:
+    long = "\u00e9" + "x" * 248
+    for number in range(12):
+        Path(on.path("merge", f"{long}.json")).write_text(str(number))
+        name = on.to_bad("merge", f"{long}.json", "no id")
+        assert Path(on.path("bad", name)).read_text() == str(number)
+        assert name.endswith(f".{number}.json" if number else "x.json")
+
+
 def test_a_bad_file_that_is_gone_is_not_recorded(on: Spool) -> None:
     on.to_bad("merge", "j.json", "gone")
     assert on.events("j") == []
