@@ -341,6 +341,14 @@ def test_dry_run_starts_nothing(fake: Fake) -> None:
     assert fake.tree() == {"collect": ["a", "b", "c"], "release": ["r"]}
 
 
+def test_dry_run_prints_no_command_for_what_is_no_job(fake: Fake) -> None:
+    """People pass the commands on to a shell."""
+    (fake.spool / "collect" / "a; touch b.json").write_text("{}")
+    result = fake.run("daq-watch", "-n").ok()
+    assert result.out == ""
+    result.says("id 'a; touch b' is not allowed").says("it is going to be put into bad/")
+
+
 def test_old_temporaries_are_swept(fake: Fake) -> None:
     gone = 4194304  # beyond the largest process id
     for name in (f"merge/.tmp-{gone}-1-a.json", f"result/.tmp-{gone}-1-a.fits"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from daq_watch.index import STAGES, Index
 from daq_watch.needs import Needs, Reader
 from daq_watch.worker import Worker
-from daqlib import capacity, clock
+from daqlib import capacity, clock, errors, names
 from daqlib.config import Config
 from daqlib.spool import Entry, Spool
 
@@ -104,6 +104,10 @@ def explained(on: Spool, settings: Config) -> Iterator[tuple[str, Entry, str]]:
 
 
 def _against(on: Spool, settings: Config, needs: Reader, entry: Entry) -> str:
+    try:
+        names.check_id(entry.id)
+    except errors.BadData as error:
+        return f"{error}; it is going to be put into bad/"
     now = time.time()
     if on.is_busy(entry.id):
         return "somebody is at work on it"
