@@ -107,6 +107,8 @@ def _serve(link: socket.socket, tools: dict[str, str], seen: dict[str, int]) -> 
                 rare = True
                 link.settimeout(None)
             continue
+        except ConnectionError:  # the watcher was killed before it read an answer
+            return
         if not message:
             return
         if time.monotonic() - checked > _BETWEEN_CHECKS:
