@@ -152,8 +152,14 @@ class Spool:
         return ""
 
     def is_busy(self, job: str) -> bool:
-        """Tell whether somebody is at work on the job."""
-        return fsops.is_locked(self.lock_path(job))
+        """Tell whether somebody is at work on the job.
+
+        A lock that this user may not open counts as free: it must not hide the other jobs from a
+        scan, and who takes it is told what is wrong with it.
+        """
+        with contextlib.suppress(PermissionError):
+            return fsops.is_locked(self.lock_path(job))
+        return False
 
     def lock(self, job: str, stage: str) -> int | None:
         """Take the job's lock, or return None when somebody is at work.

@@ -128,6 +128,20 @@ def test_what_is_no_file_of_reasonable_size_is_harmless(fake: Fake) -> None:
     assert fake.tree() == {"done": ["a"], "bad": ["huge"], "collect": ["fifo", "folder", "link"]}
 
 
+def test_a_lock_that_may_not_be_opened_keeps_no_other_job_waiting(daq: Daq) -> None:
+    """As a tool leaves it that somebody ran as another user, once, with a strict umask."""
+    daq.obey_permissions()
+    for job in ("a", "b", "c"):
+        daq.drop("collect", job, {"sources": [
+            {"type": "fitsKeywords", "sourceName": "k", "keywords": []}]})
+    (daq.spool / "lock" / "b").touch(mode=0)
+    assert "collect: 3 due" in daq.run("daq-watch", "--status").exits(1).out
+    assert daq.run("daq-watch", "-n").ok().out.count("--job") == 3
+    daq.run("daq-status").ok()
+    daq.run("daq-watch", "--once").exits(75).says("lock/b: Permission denied")
+    assert daq.tree() == {"collect": ["b"], "done": ["a", "c"]}
+
+
 def test_more_events_than_the_kernel_keeps(fake: Fake) -> None:
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if queue > 100_000:
