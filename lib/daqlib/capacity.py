@@ -6,6 +6,8 @@ to start and for those that explain why nothing starts.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
 
 from daqlib import errors, fsops
@@ -19,6 +21,8 @@ LIMITS: dict[str, tuple[str, ...]] = {
 
 #: Configured floor -> the part of the spool that it is for.
 _FLOORS = {"spool_bytes": "", "result_bytes": "result"}
+#: Places of a limit of which each is looked at.
+_MANY = 100
 
 
 def below_floor(spool: Spool, settings: Config, key: str) -> str:
@@ -57,8 +61,13 @@ def taken(spool: Spool, settings: Config, limit: str) -> list[dict[str, Any]]:
 
     The process is the tool that took the place; a child that outlives it may hold it now.
     """
-    paths = [spool.path("lock", f".slot-{limit}-{number}")
-             for number in range(int(settings[f"limits.{limit}"]))]
+    count, start = int(settings[f"limits.{limit}"]), f".slot-{limit}-"
+    numbers: Iterable[int] = range(count)
+    if count > _MANY:  # a limit may be any number; places that nobody ever took have no file
+        found = (name.removeprefix(start) for name in os.listdir(spool.path("lock"))
+                 if name.startswith(start))
+        numbers = sorted(int(text) for text in found if text.isdecimal() and int(text) < count)
+    paths = [spool.path("lock", f"{start}{number}") for number in numbers]
     return [holder(path) for path in paths if fsops.is_locked(path)]
 
 
