@@ -317,7 +317,7 @@ def test_who_only_looks_makes_no_spool(fake: Fake) -> None:
 @pytest.mark.parametrize("words", [
     "--json", "--dry-run --json", "--once --json", "--rr-uri zpb.rr://127.0.0.1:1/",
     "--proc-name dpm", "--status --once", "--status --serve", "--serve-only --serve",
-    "--dry-run --once", "--mirror-only --serve", "--serve-only --once"])
+    "--dry-run --once", "--mirror-only --serve", "--serve-only --once", "--once --serve"])
 def test_options_without_effect_are_refused(fake: Fake, words: str) -> None:
     named = words.split()
     fake.run("daq-watch", *named).fails(64, *[each for each in named if each.startswith("--")][-1:])

@@ -66,6 +66,9 @@ def _check_together(options: argparse.Namespace) -> None:
     """Refuse options that would have no effect: who gives them expects one."""
     if options.json and not options.status:
         raise errors.Usage("--json belongs to --status", "try 'daq-watch --help'")
+    if options.once and options.serve:
+        raise errors.Usage("--once and --serve do not go together", "give one of them, or run "
+                           "daq-watch --serve-only beside it")
     for given in ("once", "serve"):
         for other in ("status", "dry_run", "serve_only", "mirror_only"):
             asks = (given, other) == ("once", "mirror_only")
