@@ -339,7 +339,12 @@ class Feed:
         return bool(self._moving)
 
     async def active(self) -> list[Status]:
-        """Return the status of every job that is not in StateCompleted, by id."""
+        """Return the status of every job that is not in StateCompleted, by id.
+
+        Raises:
+            errors.IoFailure: the spool itself is gone.
+        """
+        self._spool.check_there()  # to an empty list one would start anew what runs
         if not self._scanned:
             await self._scan()
         elif self._follower:

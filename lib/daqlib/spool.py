@@ -243,6 +243,19 @@ class Spool:
                 os.unlink(self.lock_path(job))
         os.close(fd)
 
+    def check_there(self) -> None:
+        """Check that the spool is there still, before a job is said not to be.
+
+        Raises:
+            errors.IoFailure: it is not mounted any more, or was moved away.
+            OSError: it cannot be looked at.
+        """
+        try:
+            os.stat(self.path("log"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise errors.IoFailure(f"the spool {self.root} is not there any more",
+                                   "mount it, or move it back") from error
+
     def free_bytes(self, *parts: str) -> int:
         """Return the bytes that an unprivileged user may still write below a spool path."""
         status = os.statvfs(self.path(*parts))

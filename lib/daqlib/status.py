@@ -42,10 +42,14 @@ def derive(spool: Spool, job: str, *, watched: bool | None = None) -> Status | N
         spool: the spool.
         job: the id.
         watched: whether a watcher runs, when the caller has asked already.
+
+    Raises:
+        errors.IoFailure: the spool itself is gone.
     """
     place = spool.place(job)
     events = spool.events(job)
     if not place and not events:
+        spool.check_there()  # without a spool nothing is known of any job
         return None
     if not place:
         place = spool.place(job)  # moved between the two looks: the log is complete by now

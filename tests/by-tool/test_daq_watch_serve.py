@@ -230,6 +230,21 @@ def test_jobs_that_need_a_person_are_told_of(dpm: Dpm) -> None:
     wait_until(lambda: job not in [each.id for each in dpm.client.GetActiveDaqs()])
 
 
+def test_a_spool_that_is_gone_is_no_spool_without_jobs(dpm: Dpm) -> None:
+    job = dpm.queue()
+    away = dpm.daq.spool.with_name("away")
+    dpm.daq.spool.rename(away)
+    try:
+        for ask in (dpm.client.GetDaqStatus, dpm.client.GetInternalDaqStatus, dpm.client.AbortDaq):
+            refused(lambda ask=ask: ask(job), "is not there any more", code=74)
+        refused(dpm.client.GetActiveDaqs, str(dpm.daq.spool), code=74)
+    finally:
+        away.rename(dpm.daq.spool)
+    assert dpm.client.GetDaqStatus(job).id == job
+    wait_until(lambda: job in [each.id for each in dpm.client.GetActiveDaqs()])
+    dpm.client.AbortDaq(job)
+
+
 def test_a_slow_abort_delays_nobody(dpm: Dpm) -> None:
     job = dpm.queue()
     answers: list[Any] = []
