@@ -405,6 +405,14 @@ def test_wait_until_failed(daq: Daq) -> None:
     process.wait().fails(65, "a: the job is in failed/")
 
 
+def test_wait_while_the_spool_goes(daq: Daq) -> None:
+    put(daq, "merge", "a")
+    process = daq.spawn("daq-status", "--wait", "a")
+    awaits(process)
+    daq.spool.rename(daq.spool.with_name("away"))
+    process.wait().fails(74, "is not there any more")  # the job has not ended
+
+
 @pytest.mark.parametrize(("goal", "code"), [
     ("StateAcquiring", 0), ("StateMerging", 0), ("StateMerging/Merging", 0), ("Merging", 0),
     ("Collecting", 0), ("StateMerging/Releasing", 124), ("StateCompleted", 124),

@@ -88,12 +88,14 @@ class Viewer:
 
         Raises:
             errors.NoJob: the spool does not know it.
+            errors.IoFailure: the spool itself is gone.
         """
         if not names.ID.fullmatch(job):
             raise errors.NoJob(f"no such job: {job!r} is no id", "see daq-status --all")
         place = self._place(job)
         events = self.spool.events(job)
         if not place and not events:
+            self.spool.check_there()  # it may have gone while somebody waits
             raise errors.NoJob("no such job", "see daq-status --all", job)
         # moved between the two looks: look again, the log is complete by now
         return self._view(job, place or self._place(job), events)
