@@ -129,9 +129,13 @@ def check(document: Document, job: str = "", *, tell: bool = True) -> None:
         _check_dictionary(path)
     for receiver in document.get("receivers", []):
         receivers.check(receiver)
-    for member in [*schema.unknown_in_job(document),
-                   *receivers.unknown(document.get("receivers", []))] if tell else ():
+    for member in unknown(document) if tell else ():
         cli.warn(f"unknown member {member!r} of the specification ignored")
+
+
+def unknown(document: Document) -> list[str]:
+    """Return the members of a job, its sources and its receivers that have no effect."""
+    return [*schema.unknown_in_job(document), *receivers.unknown(document.get("receivers", []))]
 
 
 def _check_sources(document: Document) -> None:

@@ -193,6 +193,14 @@ def test_wrong_requests_are_refused(dpm: Dpm, method: str, params: dict[str, Any
     assert dpm.server.running()
 
 
+def test_members_that_nobody_knows_are_told_with_the_job(dpm: Dpm) -> None:
+    receiver = {"type": "olasReceiver", "path": "/data", "requird": True}
+    job = dpm.queue(recievers=[], receivers=[receiver])
+    for member in ("recievers", "receivers/0/requird"):
+        dpm.server.wait_for(f"WARNING: {job}: unknown member '{member}' ")
+    dpm.client.AbortDaq(job)
+
+
 def test_a_queued_job_is_aborted(dpm: Dpm) -> None:
     job = dpm.queue()
     with dpm.listening() as topics:

@@ -6,6 +6,7 @@ added to its keywords. The job has its sources in the same order, so that priori
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from daqlib import capacity, errors, history, job, names, schema, status, strictjson
@@ -14,6 +15,8 @@ from daqlib.dictionary import Dictionaries
 from daqlib.spool import Spool
 
 Document = dict[str, Any]
+
+log = logging.getLogger("daq.dpm")
 
 _FOR_MORE = 1024  # bytes for the members that a submission adds
 _LONGEST_NAME = 56  # characters of a source's name that gets a number
@@ -41,10 +44,13 @@ def queue(on: Spool, settings: Config, known: Dictionaries, specification: objec
     try:
         made = known.specification(job_of(document))
         capacity.check_floor(on, settings)
-        return _submit(on, settings, made)
+        reply = _submit(on, settings, made)
     except errors.DaqError as error:
         error.job = error.job or (identifier if isinstance(identifier, str) else "")
         raise
+    for member in [*schema.unknown("dpspec", document), *job.unknown(made)]:
+        log.warning("%s: unknown member %r of the specification ignored", identifier, member)
+    return reply
 
 
 def _read(given: object) -> Any:
@@ -61,7 +67,8 @@ def _submit(on: Spool, settings: Config, made: Document) -> Document:
     if len(job.encode(made)) > job.LARGEST - _FOR_MORE:
         raise errors.BadData("the specification is too large for a job file",
                              "put keywords into a FITS file")
-    identifier, fresh = job.submit(on, job.new(made), "collect", settings["instrument_id"])
+    identifier, fresh = job.submit(on, job.new(made), "collect", settings["instrument_id"],
+                                   tell=False)
     taken = history.file_id(on.events(identifier))
     if not fresh and taken != made["fileId"]:
         raise errors.BadData(f"the id {identifier} is known to this spool, with the file id "
