@@ -212,6 +212,22 @@ def test_a_queued_job_is_aborted(dpm: Dpm) -> None:
     refused(lambda: dpm.client.AbortDaq("never.queued"), "no such job", code=66, job="never.queued")
 
 
+@pytest.mark.parametrize("to_bad", [False, True])
+def test_a_job_without_its_file_is_not_queued(dpm: Dpm, to_bad: bool) -> None:
+    made = dpm.specification()
+    job = dpm.client.QueueDaq(made).id
+    file = dpm.daq.spool / "collect" / f"{job}.json"
+    aside = dpm.daq.spool / "bad" / file.name
+    file.rename(aside)
+    if not to_bad:
+        aside.unlink()
+    for ask in (dpm.client.GetDaqStatus, dpm.client.GetInternalDaqStatus, dpm.client.AbortDaq):
+        refused(lambda ask=ask: ask(job), "removed, or is in bad/", code=66, job=job)
+    aside.unlink(missing_ok=True)
+    assert dpm.client.QueueDaq(made).id == job  # it is made again
+    dpm.client.AbortDaq(job)
+
+
 def test_jobs_of_an_acquisition_are_not_ours(dpm: Dpm) -> None:
     document = {"sources": [{"type": "primarySource", "sourceName": "dcs",
                              "rrUri": "zpb.rr://127.0.0.1:1/rec"}]}

@@ -129,12 +129,14 @@ class DaqControl:
             ended: whether one that has ended will do.
 
         Raises:
-            errors.NoJob: it was never queued here, or it has ended.
+            errors.NoJob: it was never queued here, it has ended, or its file was taken away:
+                nothing becomes of that one, whatever its history says.
         """
         now = status.derive(self._spool, identifier)
         place = self._spool.place(identifier)
-        if now is None or not (is_ours(now) or (ended and place == "done")):
-            there = f"it is in {place}/" if place else "there is no such job"
+        if now is None or not ((is_ours(now) and place in PLACES) or (ended and place == "done")):
+            gone = "its job file was removed, or is in bad/" if now else "there is no such job"
+            there = f"it is in {place}/" if place else gone
             raise errors.NoJob(f"{identifier!r} is not queued: {there}", "see daq-status",
                                identifier)
         return now
