@@ -121,8 +121,7 @@ def check(on: Spool, settings: Config, *hosts: str) -> None:
 
 def _left_alone(on: Spool, circuit: Circuit) -> LeftAlone:
     error = LeftAlone(
-        f"{circuit.host} did not answer {circuit.failures} times ({circuit.reason}); it is left "
-        f"alone until {clock.iso(circuit.probe, 0)}Z",
+        told(circuit),
         f"it is tried again by itself; to try it at once: rm {path_of(on, circuit.host)}")
     error.host = circuit.host
     return error
@@ -182,6 +181,12 @@ def trying(on: Spool, settings: Config, host: str) -> Iterator[None]:
 
 
 # -- for those who look ----------------------------------------------------------------------------
+
+
+def told(circuit: Circuit) -> str:
+    """Return in words that a host is left alone, and why."""
+    return (f"{circuit.host} did not answer {circuit.failures} times ({circuit.reason}); "
+            f"it is left alone until {clock.iso(circuit.probe, 0)}Z")
 
 
 def of(on: Spool, host: str) -> Circuit | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import Daq, make_fits, wait_until
+from releasing import olas
 from remote import HOST, configure, script, stand_in
 
 pytestmark = pytest.mark.needs("rsync")
@@ -101,6 +102,28 @@ def test_a_host_that_is_down_is_tried_now_and_then_and_all_go_on_when_it_is_back
     wait_until(lambda: daq.tree() == {"done": [*JOBS, "near"]})
     assert not far.path.exists()
     watcher.stop().exits(0)
+
+
+def test_a_job_that_was_never_tried_tells_which_host_it_waits_for(daq: Daq, far: Far) -> None:
+    far.submit(*JOBS[:2])
+    daq.run("daq-collect", "--all").exits(75)  # the circuit is open now
+    far.submit("late")
+    daq.drop("collect", "near", {"sources": [
+        {"type": "fitsFile", "sourceName": "a", "location": str(far.source)}]})
+    told = daq.run("daq-status", "late").out
+    assert f"{HOST} did not answer 2 times (" in told and "left alone until" in told
+    assert f"rm {far.path}" in told
+    assert HOST not in daq.run("daq-status", "near").out.split("why", 1)[1]
+    far.path.unlink()  # as it says
+    assert "left alone" not in daq.run("daq-status", "late").out
+
+
+def test_a_delivery_tells_which_host_it_waits_for(daq: Daq, far: Far) -> None:
+    far.submit(*JOBS[:2])
+    daq.run("daq-collect", "--all").exits(75)
+    daq.drop("release", "made", {"sources": [], "receivers": [
+        olas("/night", HOST, required=True)]})
+    assert "left alone until" in daq.run("daq-status", "made").out
 
 
 def test_while_it_is_down_one_at_a_time_tries_it(daq: Daq, far: Far) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from daq_status import elsewhere, facts
-from daqlib import capacity, clock, history, spool
+from daqlib import breaker, capacity, clock, errors, history, hostnames, spool
 from daqlib.job import LIVE
 
 Answer = tuple[str, str]
@@ -42,11 +43,35 @@ def _in_stage(viewer: facts.Viewer, view: facts.View) -> Answer:
         return _deferred(view), _shell("touch", on.job_path(stage, view.id))
     if low := capacity.shortage(on, viewer.settings):
         return f"{low}; nothing starts until there is more", ""
+    if circuit := _left_alone(viewer, view):
+        return breaker.told(circuit), _shell("rm", breaker.path_of(on, circuit.host))
     if not viewer.watched:
         return "it is due, but no daq-watch runs on this spool", tool
     if full := _full(viewer, stage):
         return full, ""
     return "it is due; daq-watch starts it in a moment", ""
+
+
+def _left_alone(viewer: facts.Viewer, view: facts.View) -> breaker.Circuit | None:
+    """Return what is known of a host that the job needs, and that is not tried now."""
+    now = clock.now()
+    waiting = {circuit.host: circuit for circuit in breaker.all_of(viewer.spool)
+               if circuit.wait(viewer.settings, now)}
+    needed = _hosts(viewer, view) if waiting else set()
+    return next((waiting[host] for host in sorted(needed) if host in waiting), None)
+
+
+def _hosts(viewer: facts.Viewer, view: facts.View) -> set[str]:
+    on, settings, document = viewer.spool, viewer.settings, viewer.document(view)
+    found: Iterable[str] = ()
+    try:
+        if view.place == "collect":
+            found = hostnames.origins(on, settings, view.id, document)
+        elif view.place == "release":
+            found = hostnames.receiving(settings, document)[1]
+        return set(map(breaker.name_of, found))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, errors.BadData):
+        return set()  # the stage tool says what is wrong with it
 
 
 def _deferred(view: facts.View) -> str:

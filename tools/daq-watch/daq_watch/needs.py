@@ -7,12 +7,12 @@ stage tool knows its needs better and turns round when they are not met; this sa
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from daq_watch.rests import Key
-from daqlib import breaker, capacity, errors, fsops, manifest, names, receivers
+from daqlib import breaker, capacity, errors, fsops, hostnames
 from daqlib.config import Config
 from daqlib.spool import Entry, Spool
 
@@ -96,9 +96,10 @@ class Reader:
         try:
             document = self._document(entry)
             if entry.place == "collect":
-                hosts = needed = set(self._origins(entry.id, document))
+                hosts = needed = set(hostnames.origins(self._on, self._settings, entry.id,
+                                                       document))
             else:
-                hosts, needed = self._receivers(document)
+                hosts, needed = hostnames.receiving(self._settings, document)
         except (OSError, ValueError, TypeError, AttributeError, KeyError, errors.BadData):
             return Needs(limits)  # the stage tool says what is wrong with it
         transfers = {"collect": "net_receive", "release": "net_send"}[entry.place]
@@ -113,24 +114,3 @@ class Reader:
         if not isinstance(document, dict):
             raise ValueError("no object")
         return document
-
-    def _origins(self, job: str, document: dict[str, Any]) -> Iterator[str]:
-        if self._settings["hand_over"]:
-            yield names.split_location(self._settings["hand_over"])[0]
-            return
-        acquired = manifest.read(self._on.data_path(job, "acquire.json")) or {}
-        places = [source["location"] for source in document["sources"] if "location" in source]
-        for source in acquired.get("result", {}).get("sources", []):
-            places += source.get("files", [])
-        for place in places:
-            if host := names.split_location(place)[0]:
-                yield host
-
-    def _receivers(self, document: dict[str, Any]) -> tuple[set[str], set[str]]:
-        """Return all hosts of the receivers, and the one that all wait for, if there is one."""
-        made = [(receivers.host(each), bool(receivers.option(
-            each, "required", self._settings["release.required"])))
-            for each in document.get("receivers", self._settings["receivers"])]
-        hosts = {host for host, _ in made if host}
-        alone = len(hosts) == 1 and all(host and required for host, required in made)
-        return hosts, hosts if alone else set()
