@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daq_start import importing
 from daqlib import abort, config, errors, farhost, handover, history, spool, status
-from harness import make_spool
+from harness import PATIENCE_S, make_spool
 
 TO = "dhs:/data/spool"
 
@@ -162,3 +166,30 @@ def test_refusals_say_whose_fault_it_was() -> None:
         assert type(found) is kind and f"{TO}: why" in str(found)
     assert json.loads(history.relayed({"event": "x", "far": "a:/b"}, TO, 3)) == {
         "event": "x", "far": TO, "farEnd": 3}
+
+
+_WORKER = """
+import sys, time
+from daqlib.spool import Spool
+assert Spool(sys.argv[1], "test").lock("j", "collect") is not None
+print("at work", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_an_abort_from_the_other_host_ends_the_worker_before_it_waits_for_it(
+        on: spool.Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    on.log("j", "received", stage="collect", request="r", **{"from": "ins"})
+    Path(on.job_path("collect", "j")).write_text("{}")
+    monkeypatch.setattr(importing, "_BUSY_PATIENCE", 10 * PATIENCE_S)
+    worker = subprocess.Popen([sys.executable, "-c", _WORKER, on.root, str(PATIENCE_S)],
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        assert worker.stdout and worker.stdout.readline() == "at work\n"
+        request = {"do": "abort", "id": "j", "from": "ins", "request": "r"}
+        assert importing.end(on, config.Config(), request)["ok"]
+        assert worker.wait(PATIENCE_S) == -signal.SIGTERM
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert on.places("j") == ["done"]

@@ -286,6 +286,8 @@ def end(on: Spool, settings: Config, head: Mapping[str, Any]) -> Document:
 
 def _forestall(on: Spool, identifier: str, head: Document) -> None:
     """Let the log of a job that never came say that it was aborted."""
+    if on.place(identifier):
+        return  # it has come: who is at work on it is told to end, not waited for
     lock = on.wait_lock(identifier, "import", _BUSY_PATIENCE)
     if lock is None:
         return  # somebody is at work on it: it has come
