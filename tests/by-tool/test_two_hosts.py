@@ -218,6 +218,16 @@ def test_the_news_are_old(daq: Daq, pair: Pair) -> None:
     assert "refused" in str(status(daq, "J1")["far"])
 
 
+def test_what_is_told_of_a_job_there_can_be_done(daq: Daq, pair: Pair) -> None:
+    hand_over(daq, pair, "J1")
+    news(daq).exits(75)
+    why = next(line for line in daq.run("daq-status", "J1").ok().out.splitlines()
+               if line.startswith("why"))
+    assert "has it in collect/" in why and "ssh" not in why, "the key may permit nothing else"
+    tool, *words = why.partition(f"told on {FAR} by: ")[2].split()
+    far(daq, pair, tool, *words).ok().prints("J1")
+
+
 def test_a_spool_that_was_lost_there(daq: Daq, pair: Pair) -> None:
     hand_over(daq, pair, "J1")
     for name in ("log/J1.jsonl", "log/.file-TEST.J1", "collect/J1.json"):
@@ -227,6 +237,10 @@ def test_a_spool_that_was_lost_there(daq: Daq, pair: Pair) -> None:
     events = [e["event"] for e in pair.history("near", "J1")]
     assert events.count("alert") == 1
     assert "does not know it" in str(status(daq, "J1")["message"])
+    told = daq.run("daq-status", "J1").ok()
+    told.prints(f"why       {pair.to} does not know it").prints(
+        f"try       mv {pair.near}/remote/J1.json {pair.near}/collect/")
+    assert "has it" not in told.out
     # as the alert says
     os.rename(pair.near / "remote" / "J1.json", pair.near / "collect" / "J1.json")
     daq.run("daq-collect", "-q", "--job", "J1").ok()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from daq_status import elsewhere, facts
-from daqlib import breaker, capacity, clock, errors, history, hostnames, spool
+from daqlib import breaker, capacity, clock, errors, history, hostnames, names, spool
 from daqlib.job import LIVE
 
 Answer = tuple[str, str]
@@ -170,11 +170,14 @@ def _remote(viewer: facts.Viewer, view: facts.View) -> Answer:
                                        "--once")
     if history.abort_requested(view.events):
         return f"an abort was asked for; {far.host} is told of it", ""
-    there = _shell("ssh", far.host, _shell("daq-status", "--spool", far.to.partition(":")[2],
-                                           view.id))
-    if not far.place:
-        return f"{far.to} has it", there
-    return f"{far.to} has it in {far.place}/", there
+    if any(alert["id"] == f"lost-there:{far.to}" for alert in view.alerts):
+        return (f"{far.to} does not know it: that spool was lost, or the job was pruned there; to "
+                "send it again"), _shell("mv", viewer.spool.job_path("remote", view.id),
+                                         viewer.spool.path("collect", ""))
+    # no command with ssh: the key of the hand-over, if it is the one that is used, permits none
+    more = _shell("daq-status", "--spool", names.split_location(far.to)[1], view.id)
+    where = f" in {far.place}/" if far.place else ""
+    return f"{far.to} has it{where}; more is told on {far.host} by: {more}", ""
 
 
 def _not_heard(far: elsewhere.Far) -> str:
