@@ -10,6 +10,7 @@ from __future__ import annotations
 from daqlib import errors
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_LONGEST = 200  # characters of a file name
 
 
 class Form:
@@ -167,7 +168,10 @@ def file_name(value: str) -> str:
         errors.BadData: nothing is left of it, or it could be taken for an option or a dot-file.
     """
     name = value.rstrip("/").rpartition("/")[2]
-    if not name or name.startswith((".", "-")) or not name.isprintable() or len(name) > 200:
+    if len(name) > _LONGEST:
+        raise errors.BadData(f"file name {name[:40] + '...'!r} is not allowed: it has {len(name)} "
+                             f"characters", f"rename it: at most {_LONGEST} characters")
+    if not name or name.startswith((".", "-")) or not name.isprintable():
         raise errors.BadData(f"file name {name!r} is not allowed",
                              "rename it: no leading '.' or '-', no control characters")
     return name

@@ -93,6 +93,14 @@ def test_refuses_file_names(value: str) -> None:
         names.file_name(value)
 
 
+def test_a_long_file_name_is_told_to_be_long() -> None:
+    assert names.file_name("/" + "x" * 200) == "x" * 200
+    with pytest.raises(errors.BadData, match="201 characters") as caught:
+        names.file_name("/" + "x" * 201)
+    assert "at most 200 characters" in caught.value.remedy
+    assert len(caught.value.message) < 200
+
+
 def test_the_message_is_one_printable_line() -> None:
     for value in EVIL:
         with pytest.raises(errors.BadData) as caught:
