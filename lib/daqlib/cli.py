@@ -147,6 +147,9 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
             global _tool
             _tool = tool
             _open_missing_descriptors()
+            # of a parent that ignores it: the kernel would reap our children, and nobody would
+            # learn how they ended
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             # a parent that ignores SIGINT (a background job of sh), SIGHUP (nohup) or blocks
             # signals is respected
             for signum in _ENDINGS:

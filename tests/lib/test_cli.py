@@ -42,6 +42,18 @@ def test_an_error_is_one_line_and_its_code(
     assert capsys.readouterr() == ("", "daq-test: job-1: what is wrong; what to do\n")
 
 
+def test_how_children_end_is_learnt_whatever_the_parent_ignores() -> None:
+    tool = ("import subprocess; from daqlib import cli;"
+            "print(cli.entry('daq-test')(lambda _: subprocess.call(['sh', '-c', 'exit 3']))())")
+    old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        popen = subprocess.Popen([sys.executable, "-c", tool], stdout=subprocess.PIPE,
+                                 env={**os.environ, "PYTHONPATH": str(CHECKOUT / "lib")})
+    finally:
+        signal.signal(signal.SIGCHLD, old)
+    assert popen.communicate()[0] == b"3\n"
+
+
 @pytest.mark.parametrize(("missing", "code", "said"), [
     ("sh", 78, "the Python package sh is not installed for "),
     ("yaml.reader", 78, "the Python package yaml is not installed for "),
