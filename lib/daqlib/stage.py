@@ -97,11 +97,11 @@ class Late:
     """What a stage tool can do for a job that it has moved on and that is asked for by its id.
 
     Attributes:
-        intention: returns what would be done, in words.
+        intention: returns what would be done, in words; takes what ``work`` takes.
         work: does it; takes spool, settings, id, and whether to do again what was done.
     """
 
-    intention: Callable[[spool.Spool, Config, str], str]
+    intention: Callable[[spool.Spool, Config, str, bool], str]
     work: Callable[[spool.Spool, Config, str, bool], None]
 
 

@@ -78,7 +78,7 @@ def _one(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str,
          how: Options) -> int:
     try:
         if how.dry_run:
-            text = _intention(made, on, settings, identifier)
+            text = _intention(made, on, settings, identifier, how.force)
             cli.emit({"id": identifier, "stage": made.name, "intention": text}) if how.json else (
                 cli.show(f"{identifier}: {text}"))
             return errors.OK
@@ -115,11 +115,12 @@ def _report(on: spool.Spool, made: stage.Stage, identifier: str, code: int, mess
             cli.mute()
 
 
-def _intention(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str) -> str:
+def _intention(made: stage.Stage, on: spool.Spool, settings: Config, identifier: str,
+               force: bool) -> str:
     names.check_id(identifier)
     if not os.path.lexists(on.job_path(made.name, identifier)):
         if made.late is not None and on.place(identifier) == made.next:
-            return made.late.intention(on, settings, identifier)
+            return made.late.intention(on, settings, identifier, force)
         raise errors.NoJob(f"no such job in {made.name}/", "see daq-status", identifier)
     if on.is_busy(identifier):
         return "somebody is at work on it"

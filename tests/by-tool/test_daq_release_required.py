@@ -178,6 +178,9 @@ def test_done_job_by_force(daq: Daq, box: Path) -> None:
     put(daq, olas(box))
     release(daq).ok()
     (box / ARCHIVE).unlink()
+    release(daq, "--dry-run").ok().prints("would do nothing")
+    release(daq, "--force", "--dry-run").ok().prints(f"would deliver to {box}")
+    assert not (box / ARCHIVE).exists()
     release(daq, "--force").ok()
     assert (box / ARCHIVE).exists() and len(delivered(daq)) == 2
 

@@ -178,8 +178,9 @@ def _late_work(on: Spool, settings: Config, identifier: str, force: bool) -> Non
                                "have the product", identifier)
 
 
-def _late_intention(on: Spool, settings: Config, identifier: str) -> str:
+def _late_intention(on: Spool, settings: Config, identifier: str, force: bool) -> str:
     with late.claimed(STAGE, on, settings, identifier) as claim:
+        claim.force = force
         _, left = errands.all_of(claim, str(_merged(claim).get("sha256", "")))
     if not left:
         return "would do nothing: all its receivers have the product"
