@@ -312,16 +312,23 @@ def test_program_fails(daq: Daq, body: str, told: str) -> None:
     assert alerts(daq) == [f"release-failed:{tool}"] and daq.tree() == {"done": ["J1"]}
 
 
-@pytest.mark.parametrize("broken", ["missing", "mode", "format"])
-def test_program_cannot_be_run(daq: Daq, broken: str) -> None:
+@pytest.mark.parametrize(("text", "mode", "told"), [
+    (None, 0, "no such program; install it"),
+    ("#!/bin/sh\n", 0o644, "may not be run; chmod +x"),
+    ("\0\1", 0o755, "is no program of this system; begin a script with #!/bin/sh"),
+    ("exit 0\n", 0o755, "is no program of this system; begin a script with #!/bin/sh"),
+    ("#!/nowhere/sh\n", 0o755, "the interpreter that it needs is not there; install what its"),
+])
+def test_program_cannot_be_run(daq: Daq, text: str | None, mode: int, told: str) -> None:
     tool = daq.folder / "tool"
-    if broken != "missing":
-        tool.write_bytes(b"\x00\x01")
-        tool.chmod(0o644 if broken == "mode" else 0o755)
+    if text is not None:
+        tool.write_text(text)
+        tool.chmod(mode)
     allow(daq, tool)
     put(daq, command(tool), by="job")
-    release(daq).ok().says(str(tool))
+    release(daq).ok().says(f"{tool}: not delivered: {told}")
     assert len(alerts(daq)) == 1
+    release(daq).fails(78, told)
 
 
 def test_program_that_asks_for_more_time_gets_its_tries(daq: Daq) -> None:

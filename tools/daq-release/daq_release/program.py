@@ -7,12 +7,13 @@ ours, neither lock nor pipe, and no shell between. Its exit code decides.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -114,7 +115,7 @@ def _run(call: Call, given: IO[bytes], out: IO[bytes], err: IO[bytes]) -> tuple[
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     process = None
     try:
-        with children.held() as mask:
+        with children.held() as mask, _explained(call.words[0]):
             process = subprocess.Popen(
                 [*call.words], stdin=given, stdout=out, stderr=err, cwd=call.folder,
                 env={"PATH": _PATH, **kept, **call.environment}, start_new_session=True,
@@ -125,6 +126,28 @@ def _run(call: Call, given: IO[bytes], out: IO[bytes], err: IO[bytes]) -> tuple[
             with children.held():  # told to end while it may still go by itself, we end it first
                 _end(process)
     return process.returncode, late
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Say what is wrong with a program that is there, as :func:`check` found, but does not start.
+
+    Raises:
+        errors.BadConfig: it is no program, or what its first line names is not there.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename != path:
+            raise  # the working directory
+        raise errors.BadConfig(f"{path}: the interpreter that it needs is not there",
+                               "install what its first line, #!, names, or mend that line"
+                               ) from None
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        raise errors.BadConfig(f"{path}: is no program of this system",
+                               "begin a script with #!/bin/sh, or install it anew") from None
 
 
 def _ended(process: subprocess.Popen[bytes], patience: float) -> bool:
