@@ -23,6 +23,9 @@ CONVERSIONS = "YmdjHMS"
 SUFFIX = ".fits"
 #: The longest component of a path, and the longest value in it (characters).
 LONGEST, LONGEST_VALUE = 200, 80
+#: The longest template, and the longest path that one makes (characters): of what is longer,
+#: thousands of directories would be made before the file system refuses the rest.
+LONGEST_PATH = 1000
 
 _PLACE = re.compile(r"\{([^{}:|]*)(?::([^{}|]*))?(?:\|([^{}]*))?\}")
 _TEXT = re.compile(r"[\w.:+=@,/-]*", re.ASCII)
@@ -55,6 +58,9 @@ def check(template: str) -> str:
     """
     if not isinstance(template, str) or not template:
         raise _wrong(template, "it is no text", "give a path such as {OBJECT}/{fileId}.fits")
+    if len(template) > LONGEST_PATH:
+        raise _wrong(f"{template[:40]}...", "it is too long",
+                     f"up to {LONGEST_PATH} characters are allowed")
     shape = ""
     for part in _parts(template):
         shape += re.sub("%.", "x", part.layout or "x") if isinstance(part, _Place) else part
@@ -87,7 +93,11 @@ def render(template: str, lookup: Lookup) -> str:
         if not component or len(component) > LONGEST:
             raise errors.BadData(f"template {template!r}: the component {component[:40]!r}... is "
                                  "empty or too long", f"up to {LONGEST} characters are allowed")
-    return "/".join(components)
+    path = "/".join(components)
+    if len(path) > LONGEST_PATH:
+        raise errors.BadData(f"template {template!r}: the path {path[:40]!r}... is too long",
+                             f"up to {LONGEST_PATH} characters are allowed")
+    return path
 
 
 def _parts(template: str) -> Iterator[str | _Place]:

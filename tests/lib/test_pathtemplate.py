@@ -63,6 +63,11 @@ def test_what_is_missing_is_named() -> None:
 def test_too_long() -> None:
     with pytest.raises(errors.BadData, match="too long"):
         pathtemplate.render("{A}{A}{A}", {"A": "x" * 100}.get)
+    with pytest.raises(errors.BadData, match="is too long"):
+        pathtemplate.render(pathtemplate.check("{A}/" * 20 + "x.fits"), {"A": "x" * 80}.get)
+    assert pathtemplate.check("a/" * 497 + "x.fits")
+    with pytest.raises(errors.BadData, match="it is too long"):
+        pathtemplate.check("a/" * 498 + "x.fits")
 
 
 @settings(max_examples=300, deadline=None)
