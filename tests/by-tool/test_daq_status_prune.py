@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -325,6 +326,21 @@ def test_a_product_that_must_stay(done: Daq, spoil: Any) -> None:
     assert line["remove"] == ["sources"]
     assert product(done, "two").exists()
     assert why in prune(done, "--yes", *ALL, "two")["two"]["kept"]["job"], "who knows it stays"
+
+
+def test_a_receiver_that_is_the_directory_of_products_by_a_mount(done: Daq) -> None:
+    olas = done.folder / "b"
+    shutil.rmtree(olas)
+    olas.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "--bind", done.spool / "result", olas],
+                                      check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        line = prune(done, "--yes", "--results-days", OLD, "two")["two"]
+        assert line["remove"] == [] and f"{olas}/" in line["kept"]["result"]
+        assert "leads to it" in line["kept"]["result"] and product(done, "two").exists()
+    finally:
+        subprocess.run(["umount", olas], check=True)
 
 
 def test_what_was_delivered_nowhere(done: Daq) -> None:

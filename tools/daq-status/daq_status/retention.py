@@ -235,11 +235,21 @@ def _needed(on: Spool, case: Case, given: list[Receipt]) -> str:
     here = os.path.realpath(product_path(on, case))
     for receipt in given:
         # of another host, too: that may be a name of this one
-        if receipt.how == "symlink" or receipt.path and os.path.realpath(receipt.path) == here:
+        if receipt.how == "symlink" or receipt.path and _is_one_name(receipt.path, here):
             return f"{receipt.path} leads to it"
     if all(receipt.how == "command" for receipt in given):
         return "only programs have it, whose copies cannot be compared with it"
     return ""
+
+
+def _is_one_name(path: str, here: str) -> bool:
+    """Tell whether two paths are one name of a file, not two: through links, or a bind mount."""
+    folder, name = os.path.split(os.path.realpath(path))
+    try:
+        same = os.path.samefile(folder, os.path.dirname(here))
+    except OSError:
+        return False  # of another host, and not here
+    return same and name == os.path.basename(here)
 
 
 def _not_intact(on: Spool, case: Case) -> str:
