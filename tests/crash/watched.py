@@ -122,6 +122,6 @@ class Watched:
         """Tell it to stop, as an operator does."""
         told = self.watcher.stop()
         assert "Traceback" not in told.err and "internal error" not in told.err, told
-        if told.code == -signal.SIGTERM:  # it had only just begun, and nothing to end with grace
-            return told
+        if told.code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            return told  # it had only just begun, and nothing to end with grace
         return told.ok()
