@@ -260,6 +260,22 @@ def test_what_was_handed_over_is_made_here_after_all(daq: Daq, pair: Pair) -> No
     assert str(found["result"]).startswith(str(pair.near))
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_job_is_pruned_there_before_the_news_of_its_end(
+        daq: Daq, pair: Pair, kept: bool) -> None:
+    hand_over(daq, pair, "J1")
+    far(daq, pair, "daq-watch", "-q", "--once").ok()
+    product, = (pair.far / "result").glob("*.fits")
+    far(daq, pair, "daq-status", "--prune", "--yes", "--jobs-days", "0.0000001").ok()
+    if not kept:
+        product.unlink()
+    assert pair.tree("far") == {}
+    news(daq).ok()
+    found = status(daq, "J1")
+    assert (found["substate"], found["place"], found["alerts"]) == ("Completed", "done", [])
+    assert found["result"] == (f"{FAR}:{product}" if kept else "")
+
+
 # -- aborts ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from daqlib import abort, capacity, clock, errors, fsops, history, job, names, status, strictjson
+from daqlib import (
+    abort,
+    audit,
+    capacity,
+    clock,
+    errors,
+    fsops,
+    history,
+    job,
+    names,
+    status,
+    strictjson,
+)
 from daqlib.config import Config
 from daqlib.crashpoints import passing
 from daqlib.spool import Spool
@@ -223,7 +235,7 @@ def news(on: Spool, identifier: str, begin: int) -> Document:
     """
     first = begin_of(on, identifier)
     if not first:
-        return {"id": identifier, "unknown": True}
+        return _removed(on, identifier, begin) or {"id": identifier, "unknown": True}
     begin, now = max(first, begin), state(on, identifier)  # the state first: the log explains it
     end, told = begin, []
     for line in _log(on, identifier, begin).splitlines(keepends=True):
@@ -232,6 +244,17 @@ def news(on: Spool, identifier: str, begin: int) -> Document:
         if event is not None:
             told.append([end, event])
     return {"id": identifier, "events": told, "end": end, "state": now}
+
+
+def _removed(on: Spool, identifier: str, begin: int) -> Document | None:
+    """Return the end of a job that was removed before the other host had heard of it."""
+    line = audit.when(on, identifier)
+    if line is None:
+        return None
+    product = on.path("result", str(line["product"])) if "product" in line else ""
+    return {"id": identifier, "events": [], "end": begin, "state": {
+        "substate": str(line.get("state", "")), "place": "done", "by": on.by,
+        "result": product if os.path.exists(product) else "", "time": str(line.get("ended", ""))}}
 
 
 def state(on: Spool, identifier: str) -> Document:

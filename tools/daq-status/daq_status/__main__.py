@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from daq_status import changes, detail, facts, prune, removal, storage, table, waiting
-from daqlib import cli, config, errors, spool
+from daq_status import changes, detail, facts, prune, storage, table, waiting
+from daqlib import audit, cli, config, errors, spool
 
 EXAMPLES = """\
 daq-status                              # all jobs that are not done
@@ -111,7 +111,7 @@ def _show_each(viewer: facts.Viewer, ids: list[str], *, as_json: bool) -> int:
 
 def _pruned(on: spool.Spool, job: str) -> errors.NoJob | None:
     """Return what is known of a job that is no longer here because of its age."""
-    line = removal.when(on, job)
+    line = audit.when(on, job)
     if line is None:
         return None
     product = line.get("product")

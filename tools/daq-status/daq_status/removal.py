@@ -9,20 +9,16 @@ data, the reservation of its file id, its history and at last the dot-file go.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 from daq_status.retention import DOOMED, JOB, RESULT, SOURCES, Case, product_path
-from daqlib import clock, fsops, history
+from daqlib import audit, clock, fsops, history
 from daqlib.crashpoints import passing
 from daqlib.spool import Spool
 
-#: One line for everything that was removed, in ``log/``; no id begins like this.
-AUDIT = "_pruned.jsonl"
 _SPARE = ".prune"  # in lock/
 _MARK, _END = ".pruned-", ".json"
 
@@ -99,7 +95,7 @@ def _result(on: Spool, case: Case) -> bool:
         passing("prune.result")
         fsops.remove(on.data_path(case.id, "result"))  # the link that led to it
         fsops.fsync_dir(os.path.dirname(path))
-    _audit(on, case.id, case.fileId, _told(case, RESULT))
+    audit.record(on, case.id, case.fileId, _told(case, RESULT))
     return True
 
 
@@ -114,7 +110,7 @@ def _sources(on: Spool, case: Case) -> bool:
             fsops.fsync_dir(data)
             passing("prune.sources")
             shutil.rmtree(doomed)
-    _audit(on, case.id, case.fileId, _told(case, SOURCES))
+    audit.record(on, case.id, case.fileId, _told(case, SOURCES))
     return True
 
 
@@ -171,7 +167,7 @@ def _finish(on: Spool, job: str) -> None:
     events = on.events(job)
     told = history.last(events, "pruned") or {}
     file_id = history.file_id(events)
-    _audit(on, job, file_id, {key: value for key, value in told.items() if key in _FACTS})
+    audit.record(on, job, file_id, {key: value for key, value in told.items() if key in _FACTS})
     passing("prune.told")
     reserved = on.path("log", f".file-{file_id}")
     with contextlib.suppress(FileNotFoundError):
@@ -186,32 +182,3 @@ def _finish(on: Spool, job: str) -> None:
 
 
 _FACTS = ("what", "state", "ended", "product", "size", "sha256")
-
-
-def _audit(on: Spool, job: str, file_id: str, facts: dict[str, Any]) -> None:
-    line = {"time": clock.iso(clock.now()) + "Z", "id": job, "fileId": file_id, **facts,
-            "by": on.by, "pid": os.getpid(), "host": socket.gethostname()}
-    fsops.append(on.path("log", AUDIT), json.dumps(line, ensure_ascii=False).encode())
-
-
-def when(on: Spool, job: str) -> dict[str, Any] | None:
-    """Return the line that says when a job was removed, the newest; None: it was not."""
-    try:
-        with open(on.path("log", AUDIT), "rb") as file:
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return None
-    wanted = json.dumps(job).encode()
-    for text in reversed(lines):
-        if wanted in text and (line := _parsed(text)) and line.get("id") == job and (
-                line.get("what") == JOB):
-            return line
-    return None
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
