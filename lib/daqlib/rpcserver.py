@@ -92,6 +92,13 @@ class _Request:
         """Whether nobody waits for a reply (JSON-RPC 2.0, section 4.1)."""
         return bool(self.document) and "id" not in self.document
 
+    @property
+    def asked(self) -> str:
+        """The id of the DAQ that it is about, as far as its arguments say."""
+        params = self.document.get("params")
+        named = params.get("id") if isinstance(params, dict) else None
+        return named if isinstance(named, str) else ""
+
     def handled(self, error: errors.DaqError | None) -> Handled:
         """Return what became of it."""
         method, params = self.document.get("method"), self.document.get("params")
@@ -271,6 +278,8 @@ class Server:
             error = self._unexpected(unexpected)
         self._forget(request)
         if error is not None:
+            if not isinstance(error, rpc.RemoteError):
+                error.job = error.job or request.asked
             reply = _error(error, self._exception_of(request))
         if not (request.is_notification or request.left):
             data = self._encoded(request.document.get("id"), reply)

@@ -260,7 +260,7 @@ def test_a_spool_that_is_gone_is_no_spool_without_jobs(dpm: Dpm) -> None:
     dpm.daq.spool.rename(away)
     try:
         for ask in (dpm.client.GetDaqStatus, dpm.client.GetInternalDaqStatus, dpm.client.AbortDaq):
-            refused(lambda ask=ask: ask(job), "is not there any more", code=74)
+            refused(lambda ask=ask: ask(job), "is not there any more", code=74, job=job)
         refused(dpm.client.GetActiveDaqs, str(dpm.daq.spool), code=74)
     finally:
         away.rename(dpm.daq.spool)

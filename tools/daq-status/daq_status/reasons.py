@@ -171,8 +171,8 @@ def _remote(viewer: facts.Viewer, view: facts.View) -> Answer:
     if history.abort_requested(view.events):
         return f"an abort was asked for; {far.host} is told of it", ""
     if any(alert["id"] == f"lost-there:{far.to}" for alert in view.alerts):
-        return (f"{far.to} does not know it: that spool was lost, or the job was pruned there; to "
-                "send it again"), _shell("mv", viewer.spool.job_path("remote", view.id),
+        return (f"{far.to} does not know it: that spool was lost, or is another one; to send it "
+                "again"), _shell("mv", viewer.spool.job_path("remote", view.id),
                                          viewer.spool.path("collect", ""))
     # no command with ssh: the key of the hand-over, if it is the one that is used, permits none
     more = _shell("daq-status", "--spool", names.split_location(far.to)[1], view.id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from daqlib import capacity, errors, history, job, names, schema, status, strictjson
+from daqlib import capacity, cli, errors, history, job, names, schema, status, strictjson
 from daqlib.config import Config
 from daqlib.dictionary import Dictionaries
 from daqlib.spool import Spool
@@ -37,7 +37,7 @@ def queue(on: Spool, settings: Config, known: Dictionaries, specification: objec
     Raises:
         errors.BadData: the specification is wrong, or its id or file id belongs to another one.
         errors.Later: too little space is free, or somebody is at work on this id.
-        OSError: it could not be written.
+        errors.DaqError: it could not be written; every error has the id of the job.
     """
     document = _read(specification)
     identifier = document.get("id") if isinstance(document, dict) else None
@@ -45,12 +45,18 @@ def queue(on: Spool, settings: Config, known: Dictionaries, specification: objec
         made = known.specification(job_of(document))
         capacity.check_floor(on, settings)
         reply = _submit(on, settings, made)
+    except OSError as error:
+        raise _about(identifier, cli.from_os_error(error)) from error
     except errors.DaqError as error:
-        error.job = error.job or (identifier if isinstance(identifier, str) else "")
-        raise
+        raise _about(identifier, error) from None
     for member in [*schema.unknown("dpspec", document), *job.unknown(made)]:
         log.warning("%s: unknown member %r of the specification ignored", identifier, member)
     return reply
+
+
+def _about(identifier: object, error: errors.DaqError) -> errors.DaqError:
+    error.job = error.job or (identifier if isinstance(identifier, str) else "")
+    return error
 
 
 def _read(given: object) -> Any:
