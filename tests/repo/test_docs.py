@@ -167,6 +167,12 @@ def _plain(line: str) -> str:
     return line.strip()
 
 
+def _speaker(line: str) -> str:
+    """Return the program whose message a line is: what two say at a time comes in any order."""
+    found = re.match(r"(daq-\w+): ", line)
+    return found[1] if found else ""
+
+
 def _script(steps: list[Step], ports: dict[str, str]) -> str:
     lines = ["_end() { _code=$?; printf '\\n@@ %d %d\\n' \"$1\" $_code; return $_code; }"]
     for number, step in enumerate(steps):
@@ -219,6 +225,8 @@ def test_commands_run_and_print_what_is_shown(name: str, tmp_path: Path) -> None
         asked = number + 1 < len(steps) and steps[number + 1].command == "echo $?"
         said = f"$ {step.command}\n" + "\n".join(lines)
         assert code == 0 or asked, f"exit code {code}\n{said}"
-        rest = iter([_plain(line) for line in lines])
+        rest = {who: iter([_plain(line) for line in lines if _speaker(line) == who])
+                for who in map(_speaker, step.shown)}
         for line in step.shown:
-            assert line == "..." or _plain(line) in rest, f"does not show {line!r}\n{said}"
+            assert line == "..." or _plain(line) in rest[_speaker(line)], (
+                f"does not show {line!r}\n{said}")
