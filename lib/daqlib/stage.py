@@ -308,9 +308,15 @@ def _count_and_start(claim: Claim) -> None:
         last = history.last(claim.events, "defer", "killed", stage=claim.stage.name) or {}
         why = last.get("reason", "its worker died each time")
         _fail(claim, errors.BadData(f"given up after {done} tries: {why}"))
-    claim.log("start", role=claim.stage.role or None, **{"try": done + 1})
-    claim.events = claim.spool.events(claim.id)
-    passing("stage.started")
+    try:
+        claim.log("start", role=claim.stage.role or None, **{"try": done + 1})
+        claim.events = claim.spool.events(claim.id)
+        passing("stage.started")
+    except cli.Terminated as stop:
+        newest = history.last(claim.spool.events(claim.id), "start", stage=claim.stage.name)
+        if newest is not None and newest.get("pid") == os.getpid():
+            _interrupted(claim, stop)  # else whoever comes next would take it for a death
+        raise
 
 
 def _work(claim: Claim) -> None:
