@@ -480,6 +480,28 @@ def test_a_worker_told_to_end(on: Spool) -> None:
     assert history.tries(on.events("j"), "merge") == 0
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_worker_told_to_end_as_it_begins(
+        on: Spool, monkeypatch: pytest.MonkeyPatch, recorded: bool) -> None:
+    """What has begun is not taken for a worker that died, and what has not begun is no try."""
+    real = Claim.log
+
+    def log(claim: Claim, event: str, **facts: Any) -> None:
+        if event == "start" and recorded:
+            real(claim, event, **facts)
+        if event == "start":
+            raise cli.Terminated(signal.SIGTERM)
+        real(claim, event, **facts)
+
+    monkeypatch.setattr(Claim, "log", log)
+    with pytest.raises(cli.Terminated):
+        advance(on)
+    assert [name for name in names(on) if name in ("start", "interrupted")] == (
+        ["start", "interrupted"] if recorded else [])
+    assert history.tries(on.events("j"), "merge") == 0
+    assert on.places("j") == ["merge"]
+
+
 def test_a_worker_out_of_time(on: Spool) -> None:
     def work(claim: Claim) -> Outcome:
         claim.log("overtime", reason="took longer than 60 s")
