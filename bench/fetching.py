@@ -13,7 +13,7 @@ import shlex
 import shutil
 import statistics
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -212,27 +212,25 @@ def link(bench: Bench) -> None:
 # -- files of another host ---------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _far(bench: Bench, title: str) -> Iterator[Server | None]:
+def _far(bench: Bench, name: str, title: str,
+         measure: Callable[[Bench, str, Server], None]) -> None:
+    """Measure with another host, in a folder of its own."""
     try:
         host = Server()
     except Unavailable as error:
         print(f"\n{title}: left out, {error}")
-        yield None
         return
     try:
-        yield host
+        folder = bench.folder(name)
+        measure(bench, folder, host)
+        shutil.rmtree(folder)
     finally:
         host.close()
 
 
 def ssh(bench: Bench) -> None:
     """Collect a large file of another host beside the rsync command that the tool runs."""
-    with _far(bench, "collect over ssh") as host:
-        if host:
-            folder = bench.folder("ssh")
-            _ssh(bench, folder, host)
-            shutil.rmtree(folder)
+    _far(bench, "ssh", "collect over ssh", _ssh)
 
 
 def _ssh(bench: Bench, folder: str, host: Server) -> None:
@@ -322,11 +320,7 @@ def recorded(bench: Bench, folder: str, host: Server, path: str) -> Command:
 
 def session(bench: Bench) -> None:
     """Collect many files of another host at once beside one rsync for each."""
-    with _far(bench, "many files of one host") as host:
-        if host:
-            folder = bench.folder("session")
-            _session(bench, folder, host)
-            shutil.rmtree(folder)
+    _far(bench, "session", "many files of one host", _session)
 
 
 def _session(bench: Bench, folder: str, host: Server) -> None:

@@ -446,6 +446,14 @@ def free_port() -> int:
             return port
 
 
+def preloadable(source: Path, folder: Path) -> Path:
+    """Compile a file of C that is to be preloaded, LD_PRELOAD, into a folder."""
+    made = folder / f"{source.stem}.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made, source,
+                    "-ldl"], check=True)
+    return made
+
+
 def wait_until(
     condition: Callable[[], T], timeout: float = PATIENCE_S,
     explain: Callable[[], str] | None = None,

@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any
 
+from daqlib import errors
+
 #: Levels of objects and arrays in each other; no document of ours comes near.
 DEPTH = 64
 #: Digits of the longest integer; more do not fit into a double.
@@ -44,6 +46,26 @@ def loads(text: bytes | str) -> Any:
     if not isinstance(text, bytes) or _SURROGATE.search(given):
         _check_text(document)
     return document
+
+
+def given(value: Any, what: str, page: str) -> Any:
+    """Return an argument of a command: a document, or what its JSON text says.
+
+    Args:
+        value: text, or a document already.
+        what: how to call it in an error.
+        page: where it is described.
+
+    Raises:
+        errors.BadData: the text is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return loads(value)
+    except ValueError as error:
+        raise errors.BadData(f"{what} is not JSON: {error}",
+                             f"see {page} for what it may be") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

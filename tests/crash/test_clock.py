@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Daq, Process, make_fits, wait_until
+from harness import Daq, Process, make_fits, preloadable, wait_until
 from remote import Stand, script, stand_in
 
 pytestmark = pytest.mark.needs("cc")
@@ -57,10 +57,7 @@ class StepClock:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("clock") / "stepclock.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made,
-                    Path(__file__).with_name("stepclock.c"), "-ldl"], check=True)
-    return made
+    return preloadable(Path(__file__).with_name("stepclock.c"), tmp_path_factory.mktemp("clock"))
 
 
 @pytest.fixture

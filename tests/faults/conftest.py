@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "crash"))
 
 from forge import Forge  # noqa: E402
 
-from harness import CHECKOUT, Daq, fresh  # noqa: E402
+from harness import CHECKOUT, Daq, fresh, preloadable  # noqa: E402
 from remote import Sshd, sshd  # noqa: E402
 
 
@@ -55,7 +54,4 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What breaks a file, see ``broken.c``."""
-    made = tmp_path_factory.mktemp("library") / "broken.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made,
-                    Path(__file__).with_name("broken.c"), "-ldl"], check=True)
-    return made
+    return preloadable(Path(__file__).with_name("broken.c"), tmp_path_factory.mktemp("library"))

@@ -27,6 +27,7 @@ log = logging.getLogger("daq.ocm.manager")
 
 Document = dict[str, Any]
 _V1_SOURCE = re.compile(r"([^@\s]+)@(\S+)")
+_FORMATS = "docs/formats.md"  # where the arguments are described
 
 
 class Control:
@@ -69,7 +70,7 @@ class Control:
         for name, text in (("prim_sources", prim_sources), ("meta_sources", meta_sources)):
             if not isinstance(text, str):
                 raise errors.BadData(f"{name} is no text", "write '<name>@<uri> <name>@<uri> ...'")
-        given = _json(properties, "properties") if properties else {}
+        given = strictjson.given(properties, "properties", _FORMATS) if properties else {}
         schema.check("startdaqv1", given, "properties")
         found = [*_v1_sources(prim_sources, "primarySource"),
                  *_v1_sources(meta_sources, "metadataSource")]
@@ -88,7 +89,8 @@ class Control:
     async def StartDaqV2(self, specification: str | Document,  # noqa: N802
                          allow_shared: bool = False) -> Document:
         """Create and start an acquisition from a StartDaqV2 specification."""
-        return await self._start(_json(specification, "the specification"), allow_shared)
+        given = strictjson.given(specification, "the specification", _FORMATS)
+        return await self._start(given, allow_shared)
 
     async def StopDaq(self, id: str) -> Document:  # noqa: N802
         """Stop an acquisition and keep its data."""
@@ -120,7 +122,7 @@ class Control:
         """Add or replace keywords of an acquisition; durable before the reply."""
         acquisition = await self._controlled(id, "UpdateKeywords")
         with _naming(id):
-            given = _json(keywords, "keywords")
+            given = strictjson.given(keywords, "keywords", _FORMATS)
             schema.check("keywords", given, "keywords")
             made = keyword_rules.accepted(self._site.dictionaries, given, "keywords")
         await acquisition.update_keywords(fold([], made))
@@ -279,16 +281,6 @@ def _naming(identifier: str) -> Iterator[None]:
     except errors.DaqError as error:
         error.job = error.job or identifier
         raise
-
-
-def _json(text: Any, what: str) -> Any:
-    if not isinstance(text, str):
-        return text
-    try:
-        return strictjson.loads(text)
-    except ValueError as error:
-        raise errors.BadData(f"{what} is not JSON: {error}",
-                             "see docs/formats.md for what it may be") from error
 
 
 def _v1_sources(text: str, kind: str) -> list[Document]:

@@ -39,7 +39,7 @@ def queue(on: Spool, settings: Config, known: Dictionaries, specification: objec
         errors.Later: too little space is free, or somebody is at work on this id.
         errors.DaqError: it could not be written; every error has the id of the job.
     """
-    document = _read(specification)
+    document = strictjson.given(specification, "the specification", "docs/dpm.md")
     identifier = document.get("id") if isinstance(document, dict) else None
     try:
         made = known.specification(job_of(document))
@@ -57,16 +57,6 @@ def queue(on: Spool, settings: Config, known: Dictionaries, specification: objec
 def _about(identifier: object, error: errors.DaqError) -> errors.DaqError:
     error.job = error.job or (identifier if isinstance(identifier, str) else "")
     return error
-
-
-def _read(given: object) -> Any:
-    if not isinstance(given, str):
-        return given
-    try:
-        return strictjson.loads(given)
-    except ValueError as error:
-        raise errors.BadData(f"the specification is not JSON: {error}",
-                             "see docs/dpm.md for what it may be") from error
 
 
 def _submit(on: Spool, settings: Config, made: Document) -> Document:
