@@ -21,6 +21,7 @@ _SEVERITIES = (ERROR, WARNING, INFO)
 CONDITIONS: dict[str, tuple[str, str]] = {
     "source-failed": (ERROR, "a source failed to start, stop or abort, or died"),
     "source-keywords": (ERROR, "a source delivered keywords that are not valid"),
+    "source-remarks": (WARNING, "a source delivered values that are flagged, or left some out"),
     "no-target": (WARNING, "the merge target delivered no file; a new file was made instead"),
     "unmergeable": (WARNING, "primary HDU data of a source was not merged"),
     "datasum": (ERROR, "data of a source does not match its DATASUM"),

@@ -204,6 +204,7 @@ KEYS: dict[str, Key] = {
     "retention.sources_days": _number(0.0),
     "retention.results_days": _number(0.0),
     "retention.keep": Key([], "a list of patterns of ids", _texts),
+    "sources.programs": Key([], "a list of absolute paths of programs", _folders),
     "receivers": Key([], "a list of receivers, such as {type: olasReceiver, path: DIR}",
                      _receivers),
     "stable_sources": Key([], "a list of absolute paths", _folders),

@@ -2,7 +2,8 @@
 
 The file is for whoever looks at a job; it is replaced at most once a second, never made durable,
 removed at the end, and believed only while the process that wrote it lives and goes on writing.
-All amounts are bytes, rates bytes per second, times seconds.
+All amounts are bytes, rates bytes per second, times seconds; of an exposure, which is no matter of
+bytes, the amounts are seconds, and the member ``unit`` says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _EVERY = 1.0  # seconds
 _WINDOW = 5.0  # seconds over which the rate is taken
 _STALE = 30.0  # seconds without a word from a process that still lives
 _MEMBERS: dict[str, type | tuple[type, ...]] = {
-    "stage": str, "what": str, "done": int, "total": int, "rate": (int, float),
+    "stage": str, "what": str, "done": (int, float), "total": (int, float), "rate": (int, float),
     "left": (int, float), "time": (int, float), "pid": int}
 
 
@@ -67,20 +68,41 @@ class Reporter:
     def _write(self, done: int) -> None:
         (began, before), (now, _) = self._seen[0], self._seen[-1]
         rate = max(0.0, (done - before) / (now - began)) if now > began else 0.0
-        document = {"stage": self._stage, "what": self._what, "done": done, "total": self._total,
-                    "rate": round(rate), "time": time.time(), "pid": os.getpid(),
-                    "left": round(max(0, self._total - done) / rate, 1) if rate else 0.0}
-        embryo = fsops.temporary(self._path)
-        try:
-            with open(embryo, "x", encoding="utf-8") as file:
-                file.write(json.dumps(document, ensure_ascii=False) + "\n")
-            os.rename(embryo, self._path)
-        except OSError:
-            fsops.remove(embryo)  # nobody waits for these words
+        _write(self._path, {
+            "stage": self._stage, "what": self._what, "done": done, "total": self._total,
+            "rate": round(rate),
+            "left": round(max(0, self._total - done) / rate, 1) if rate else 0.0})
 
     def close(self) -> None:
         """Say that it is over."""
         fsops.remove(self._path)
+
+
+def tell(folder: str, stage: str, what: str, done: float, total: float, left: float) -> None:
+    """Say how far an exposure is: seconds take the place of bytes.
+
+    Args:
+        folder: the job's data directory; it is made if it is not there yet.
+        stage: which stage is at work.
+        what: the source, for people.
+        done: seconds that it has lasted.
+        total: seconds that it will last.
+        left: seconds that it still lasts.
+    """
+    os.makedirs(folder, exist_ok=True)
+    _write(os.path.join(folder, _NAME), {"stage": stage, "what": what, "done": done,
+                                         "total": total, "rate": 0, "left": left, "unit": "s"})
+
+
+def _write(path: str, document: Document) -> None:
+    embryo = fsops.temporary(path)
+    try:
+        with open(embryo, "x", encoding="utf-8") as file:
+            file.write(json.dumps({**document, "time": time.time(), "pid": os.getpid()},
+                                  ensure_ascii=False) + "\n")
+        os.rename(embryo, path)
+    except OSError:
+        fsops.remove(embryo)  # nobody waits for these words
 
 
 def forget(folder: str) -> None:
@@ -104,7 +126,14 @@ def read(folder: str) -> Document | None:
 
 def percent(told: Document) -> int:
     """Return how much of it is done, 0 to 100."""
-    return min(100, 100 * int(told["done"]) // int(told["total"])) if told["total"] > 0 else 0
+    return min(100, int(100 * told["done"] // told["total"])) if told["total"] > 0 else 0
+
+
+def extent(told: Document) -> str:
+    """Return how much of how much is done, for people: ``12 MB of 81 MB``, ``12.0 s of 30.0 s``."""
+    if told.get("unit") == "s":
+        return f"{told['done']:.1f} s of {told['total']:.1f} s"
+    return f"{amount(told['done'])} of {amount(told['total'])}"
 
 
 def amount(count: float) -> str:

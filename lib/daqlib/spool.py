@@ -23,6 +23,9 @@ STAGES = ("acquire", "collect", "merge", "release")
 RESTS = ("done", "failed", "hold", "bad", "remote")
 #: Directories that hold no jobs.
 STORES = ("log", "lock", "data", "result", "run")
+#: Folder of a job's data, ``data/ID/``, with what live sources brought straight into the spool: a
+#: directory for each source. Nobody rewrites a file there.
+LIVE = "live"
 #: On the way from first to last; a copy in a later place outranks one in an earlier place.
 WAY = (*STAGES, "done")
 _RANK = (*reversed(WAY), "hold", "failed", "remote")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daq_ctl.sources import ABSENT
+from daq_ctl.sources import ABSENT, Order
 from daq_ctl.sources.metadaqif import Metadaqif
 from daq_ctl.sources.recif import Recif
 from daqlib import errors, rpc, rpcserver
@@ -45,7 +45,8 @@ def asking(work: Any) -> None:
                                     log=lambda _text: None) as server:
             uri = str(server.endpoint)
             named = {"sourceName": "dcs", "rrUri": uri}
-            await work(detector, server, Recif(named, "j", 5.0), Metadaqif(named, "j", 5.0))
+            order = Order(named, "j")
+            await work(detector, server, Recif(order), Metadaqif(order))
     asyncio.run(run())
 
 

@@ -26,6 +26,7 @@ from daqlib import (
     transfer,
 )
 from daqlib.fitsfile import FitsFile
+from daqlib.spool import LIVE
 from daqlib.stage import Claim, Outcome, Stage
 
 Document = dict[str, Any]
@@ -132,7 +133,7 @@ def _fetch(claim: Claim, folder: str, item: Input, origins: Origins,
         cli.detail(f"{claim.id}: {item.origin} is here already")
         return
     how = local.How(
-        stable=_is_stable(item.path, claim.settings["stable_sources"]),
+        stable=_is_stable(claim, item.path),
         # what is merged in place may have to be given back, and then be told from what it was
         summed=item.in_place and claim.settings["merge.way"] == "in-place",
         check=lambda path: check_structure(item, path), told=copied)
@@ -152,7 +153,8 @@ def _is_here(item: Input, origins: Origins) -> bool:
         entry["size"], entry["mtime_ns"]))
 
 
-def _is_stable(path: str, prefixes: list[str]) -> bool:
+def _is_stable(claim: Claim, path: str) -> bool:
+    prefixes = [*claim.settings["stable_sources"], os.path.join(claim.folder, LIVE)]
     real = os.path.realpath(path)  # a symbolic link on the way can lead to what is rewritten
     return any(_is_below(path, prefix) and _is_below(real, os.path.realpath(prefix))
                for prefix in prefixes)
@@ -234,7 +236,7 @@ def _preflight(claim: Claim) -> None:
 
 
 def _will_link(claim: Claim, item: Input, there: os.stat_result) -> bool:
-    return (not item.in_place and _is_stable(item.path, claim.settings["stable_sources"])
+    return (not item.in_place and _is_stable(claim, item.path)
             and there.st_dev == os.stat(claim.spool.path("data")).st_dev)
 
 

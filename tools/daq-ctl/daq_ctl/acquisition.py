@@ -12,20 +12,20 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from daq_ctl import asking, departure, live, sources, states
 from daq_ctl.asking import Failures
 from daq_ctl.journal import Journal, durably, log
 from daq_ctl.live import COMMANDED, Live
 from daq_ctl.turns import Operation, Turns
-from daq_ctl.watch import Watch
+from daq_ctl.watch import Progress, Watch
 from daqlib import alerts, cli, errors, job
 from daqlib.config import Config
 from daqlib.crashpoints import passing
 from daqlib.dictionary import Dictionaries
 from daqlib.history import Told
-from daqlib.spool import Spool
+from daqlib.spool import LIVE, Spool
 
 _AGAIN_S = 5.0  # pause before what could not be recorded is tried again
 _STOP_PATIENCE = 6.0  # times the limit for a reply: the longest to wait for files being written
@@ -84,14 +84,15 @@ class Acquisition:
         self.ctime = read.status.st_ctime
         self._lock = lock
         self._timeout = float(site.settings["request_timeout_sec"])
-        self.sources = live.of(self.document, self.id, self._timeout)
+        self.sources = live.of(self.document, self._order)
         self.journal = Journal(site.spool, self.id, self.sources, site.changed)
         self._turns = Turns(self.id, self.journal)
         self._away = self.journal.away
         self._leaving = self._aborts_later = self._restoring = False
         self._filing = asyncio.Lock()  # of the job file
         self._watch = Watch(self.journal, self.sources,
-                            float(self.document.get("awaitCompletionInterval", 10.0)))
+                            float(self.document.get("awaitCompletionInterval", 10.0)),
+                            site.spool.data_path(self.id))
 
     @property
     def substate(self) -> str:
@@ -112,6 +113,17 @@ class Acquisition:
     def has_begun(self) -> bool:
         """Tell whether any source was commanded."""
         return any(each.phase for each in self.sources)
+
+    def _order(self, description: job.Document) -> sources.Order:
+        """Return what is asked of a source of the job."""
+        name = str(description["sourceName"])
+
+        async def say(text: str) -> None:
+            await self.journal.write(("said", {"source": name, "text": text}))
+
+        return sources.Order(description, self.id, self._timeout,
+                             self.site.spool.data_path(self.id, LIVE, name),
+                             self.site.settings, say)
 
     # -- operations, one at a time ------------------------------------------------------------
 
@@ -219,7 +231,9 @@ class Acquisition:
             await self.journal.write(*told, *asking.told_of("starting", fresh))
             passing("acquire.starting")
             self._turns.heed()
-            answers = await self._turns.ask(fresh, lambda each: each.source.start())
+            answers = await self._turns.ask(fresh, lambda each: each.source.prepare())
+            if not asking.failures(answers):
+                answers = await self._turns.ask(fresh, lambda each: each.source.start())
             told = asking.told_of("started", (each for each, answer in answers if answer is None))
             if failed := asking.failures(answers):
                 await self._give_up(failed, [*told, *asking.troubles(failed)])
@@ -272,13 +286,13 @@ class Acquisition:
     # -- pause and continue -------------------------------------------------------------------
 
     async def _at_primaries(self, event: str,
-                            act: Callable[[sources.Primary], Awaitable[None]]) -> None:
+                            act: Callable[[sources.Source], Awaitable[None]]) -> None:
         primary = self._groups()[1]
         if not primary:
             raise errors.BadData(f"it has no primary source that could be {event}",
                                  "metadata sources go on until they are stopped", self.id)
         answers = await self._turns.ask(
-            primary, lambda each: act(cast(sources.Primary, each.source)))
+            primary, lambda each: act(each.source))
         self._turns.heed()
         if failed := asking.failures(answers):
             raise errors.BadData(f"not every primary source {event}: {asking.texts(failed)}",
@@ -470,6 +484,10 @@ class Acquisition:
         self._let_go()
         self.site.changed(self.id)
 
+    def progress(self) -> Progress | None:
+        """Return how far its primary sources are: of several the one that ends last."""
+        return self._watch.progress()
+
     async def release(self) -> None:
         """Give the job's lock back; the sources go on, a later daemon takes over."""
         self._leaving = True
@@ -483,6 +501,8 @@ class Acquisition:
             self.site.spool.release(self.id, self._lock)
             self._lock = -1
         self._turns.closed = True
+        for each in self.sources:
+            self.site.later(live.let_go(each))
         self.site.ended(self.id)
 
     # -- after a restart ----------------------------------------------------------------------

@@ -83,10 +83,14 @@ def stopped(answers: Answers[Delivery], dictionaries: Dictionaries) -> list[Told
         delivery = _complying(answer, dictionaries)
         told.append(("stopped", {
             "source": each.name, "files": delivery.files, "keywords": delivery.keywords,
-            "fault": delivery.fault or None, "keywordFault": delivery.keyword_fault or None}))
+            "fault": delivery.fault or None, "keywordFault": delivery.keyword_fault or None,
+            "remarks": delivery.remarks or None}))
         if delivery.keyword_fault:
             text = f"source {each.name}: its keywords are not valid: {delivery.keyword_fault}"
             told.append(("alert", alerts.make("source-keywords", each.name, text)))
+        if delivery.remarks:
+            text = f"source {each.name}: {'; '.join(delivery.remarks)}"
+            told.append(("alert", alerts.make("source-remarks", each.name, text)))
         told += each.told(delivery.fault and f"source {each.name}: {delivery.fault}")
     return told
 

@@ -140,7 +140,11 @@ class Control:
 
     async def GetStatus(self, id: str) -> Document:  # noqa: N802
         """Return the status of a DAQ, also of one that has ended."""
-        return self._known(names.check_id(id))
+        now = self._known(names.check_id(id))
+        acquisition = self._custody.get(id)
+        if acquisition is not None and (told := acquisition.progress()):
+            now["progress"] = told._asdict()
+        return now
 
     async def GetDaqStatus(self, id: str) -> Document:  # noqa: N802
         """Return the status of a DAQ; the interface's older name of GetStatus."""
@@ -205,7 +209,8 @@ class Control:
         job.check(given)
         specification = keyword_rules.accepted_specification(self._site.dictionaries, given)
         # made only to refuse an unknown scheme or a bad URI before anything is written
-        made_for = [(entry["type"], sources.make(entry, "", 1.0).endpoint)
+        made_for = [(entry["type"], sources.make(sources.Order(
+                        entry, settings=self._site.settings)).endpoint)
                     for entry in specification["sources"] if entry["type"] in job.LIVE]
         wanted = [endpoint for kind, endpoint in made_for if kind == "primarySource"]
         with self._custody.claim(wanted, shared=bool(specification.get("allowShared"))):

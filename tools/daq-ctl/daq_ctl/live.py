@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from daq_ctl import sources
-from daqlib import alerts, errors, history, job, rpc
+from daqlib import alerts, cli, errors, history, job, rpc
 
 T = TypeVar("T")
+log = logging.getLogger("daq.ocm.controller")
 
 #: The phases in which a source may be recording for us.
 COMMANDED = ("starting", "started")
@@ -55,14 +57,17 @@ class Live:
         return f"source-failed:{self.name}"
 
 
-def of(document: job.Document, identifier: str, timeout: float) -> list[Live]:
+def of(document: job.Document, order: Callable[[job.Document], sources.Order]) -> list[Live]:
     """Return the live sources of a job, none of them commanded yet.
+
+    Args:
+        document: the job file.
+        order: makes the order for a source object of it.
 
     Raises:
         errors.BadData: a source has no adapter.
     """
-    return [Live(entry["sourceName"], entry["type"] == "primarySource",
-                 sources.make(entry, identifier, timeout))
+    return [Live(entry["sourceName"], entry["type"] == "primarySource", sources.make(order(entry)))
             for entry in document["sources"] if entry["type"] in job.LIVE]
 
 
@@ -78,7 +83,7 @@ def recall(found: list[Live], events: list[history.Event]) -> None:
             if live.phase == "stopped":
                 live.delivery = sources.Delivery(
                     event.get("files", []), event.get("keywords", []), event.get("fault") or "",
-                    event.get("keywordFault") or "")
+                    event.get("keywordFault") or "", event.get("remarks") or [])
         elif name in ("alert", "alert-cleared") and (live := by_alert.get(event.get("id", ""))):
             live.trouble = str(event.get("description", "")) if name == "alert" else ""
 
@@ -93,9 +98,19 @@ async def asked(question: Awaitable[T]) -> T:
         return await question
     except errors.DaqError:
         raise
+    except OSError as error:
+        raise cli.from_os_error(error) from error
     except Exception as error:
         raise errors.Bug(f"its adapter failed: {type(error).__name__}: {error}",
                          "report this") from error
+
+
+async def let_go(live: Live) -> None:
+    """Let an adapter close what it holds; nobody waits for that, so its failure is only told."""
+    try:
+        await asked(live.source.close())
+    except errors.DaqError as error:
+        log.warning("source %s: %s", live.name, error)
 
 
 async def records(live: Live) -> bool:

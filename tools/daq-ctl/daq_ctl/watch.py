@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from daq_ctl import live
 from daq_ctl.journal import Journal, log
 from daq_ctl.live import Live
-from daqlib import cli, errors
+from daqlib import cli, errors, progress
 
 _RETRY_S = 2.0  # pause after a failed look at a source
+_REPORT_S = 1.0  # between two reports of how far it is
 _HEAD_START_S = 0.1  # the reply to the command that began the watch leaves first
+
+
+class Progress(NamedTuple):
+    """How far an exposure is; all times in seconds.
+
+    Attributes:
+        what: the source.
+        done: how long it has lasted.
+        total: how long it will last in all.
+        left: how long it still lasts.
+    """
+
+    what: str
+    done: float
+    total: float
+    left: float
 
 
 class Watch:
     """The tasks that watch; each looks at one source and tells of trouble in the journal."""
 
-    def __init__(self, journal: Journal, sources: list[Live], interval: float) -> None:
+    def __init__(self, journal: Journal, sources: list[Live], interval: float,
+                 folder: str) -> None:
         """Prepare to watch.
 
         Args:
             journal: takes the alerts.
             sources: the live sources.
             interval: seconds that one request to wait for completion covers.
+            folder: the job's data directory.
         """
         self._journal, self._sources, self._interval = journal, sources, interval
+        self._folder = folder
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, ended: Callable[[], Awaitable[None]]) -> None:
@@ -39,6 +59,8 @@ class Watch:
         for each in self._sources:
             if not each.primary:
                 self.spawn(self._tend(each))
+        if any(each.source.progress() for each in primary):
+            self.spawn(self._report())
         if primary or not self._sources:
             self.spawn(self._until_all_end(primary, ended))
 
@@ -53,6 +75,28 @@ class Watch:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
+
+    def progress(self) -> Progress | None:
+        """Return how far the primary sources are: of several the one that ends last."""
+        told = [(total - done, each.name, done, total) for each in self._sources
+                if each.primary and each.phase == "started"
+                for done, total in [each.source.progress() or (0.0, -1.0)] if total >= 0]
+        if not told:
+            return None
+        left, name, done, total = max(told)
+        return Progress(name, round(max(0.0, min(done, total)), 1), round(total, 1),
+                        round(max(0.0, left), 1))
+
+    async def _report(self) -> None:
+        """Write down once a second how far the recording is, for whoever looks at the job."""
+        try:
+            while self._journal.substate == "Acquiring":
+                if told := self.progress():
+                    await asyncio.to_thread(progress.tell, self._folder, "acquire", told.what,
+                                            told.done, told.total, told.left)
+                await asyncio.sleep(_REPORT_S)
+        finally:
+            progress.forget(self._folder)
 
     async def _until_all_end(self, primary: list[Live],
                              ended: Callable[[], Awaitable[None]]) -> None:

@@ -44,8 +44,7 @@ def _items(viewer: facts.Viewer, view: facts.View) -> Iterator[tuple[str, str]]:
                          f"since {clock.iso(since, 0)}Z ({table.span(clock.now() - since)})")
     if view.progress:
         told = view.progress
-        yield "progress", (f"{table.progress_of(view)} ({progress.amount(told['done'])} of "
-                           f"{progress.amount(told['total'])}: {told['what']})")
+        yield "progress", f"{table.progress_of(view)} ({progress.extent(told)}: {told['what']})"
     for alert in view.alerts:
         yield "alert", f"{alert['severity']} {alert['id']}: {alert['description']}"
     if others := viewer.others(view):

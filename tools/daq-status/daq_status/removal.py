@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from daq_status.retention import DOOMED, JOB, RESULT, SOURCES, Case, product_path
+from daq_status.retention import COLLECTED, DOOMED, JOB, RESULT, SOURCES, Case, product_path
 from daqlib import audit, clock, fsops, history
 from daqlib.crashpoints import passing
 from daqlib.spool import Spool
@@ -101,15 +101,16 @@ def _result(on: Spool, case: Case) -> bool:
 
 def _sources(on: Spool, case: Case) -> bool:
     data = on.data_path(case.id)
-    here, doomed = os.path.join(data, "sources"), os.path.join(data, DOOMED)
+    doomed = os.path.join(data, DOOMED)
     with _on_record(on, case, SOURCES):
         if os.path.lexists(doomed):
             shutil.rmtree(doomed)  # of a prune that was killed
-        if os.path.lexists(here):
-            os.rename(here, doomed)
-            fsops.fsync_dir(data)
-            passing("prune.sources")
-            shutil.rmtree(doomed)
+        for here in (os.path.join(data, name) for name in COLLECTED):
+            if os.path.lexists(here):
+                os.rename(here, doomed)
+                fsops.fsync_dir(data)
+                passing("prune.sources")
+                shutil.rmtree(doomed)
     audit.record(on, case.id, case.fileId, _told(case, SOURCES))
     return True
 

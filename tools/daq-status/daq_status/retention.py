@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from daqlib import errors, fsops, history, manifest, names, status
 from daqlib.config import Config
-from daqlib.spool import Entry, Spool
+from daqlib.spool import LIVE, Entry, Spool
 
 if TYPE_CHECKING:
     from daqlib.receipts import Receipt, Standing
@@ -26,6 +26,8 @@ Document = dict[str, Any]
 DAY = 86400.0
 #: What can be removed of a job. ``job`` is all of it but the product: job file, history, data.
 RESULT, SOURCES, JOB = "result", "sources", "job"
+#: Folders of a job's data with the sources' files: as collected, as live sources brought them.
+COLLECTED = ("sources", LIVE)
 #: Deliveries whose bytes are files of this host.
 _LOCAL = ("hardlink", "symlink", "copy")
 #: Where sources go to in one step before they are removed one by one, below ``data/ID``.
@@ -99,7 +101,7 @@ def may_be_due(on: Spool, rules: Rules, entry: Entry, now: float) -> bool:
         return True
     data = on.data_path(entry.id)
     left = SOURCES in due and any(os.path.lexists(os.path.join(data, name))
-                                  for name in ("sources", DOOMED))
+                                  for name in (*COLLECTED, DOOMED))
     return left or RESULT in due and os.path.exists(os.path.join(data, "result"))
 
 
@@ -154,7 +156,7 @@ def _there(on: Spool, case: Case, due: list[str]) -> list[str]:
     if JOB in due:
         found.append(JOB)
     elif SOURCES in due and any(os.path.lexists(on.data_path(case.id, name))
-                                for name in ("sources", DOOMED)):
+                                for name in (*COLLECTED, DOOMED)):
         found.append(SOURCES)
     return found
 
@@ -292,7 +294,7 @@ def _measure(on: Spool, case: Case) -> None:
 def _roots(on: Spool, case: Case) -> list[str]:
     data = on.data_path(case.id)
     roots = {RESULT: [product_path(on, case)] if case.product else [],
-             SOURCES: [os.path.join(data, "sources"), os.path.join(data, DOOMED)],
+             SOURCES: [os.path.join(data, name) for name in (*COLLECTED, DOOMED)],
              JOB: [data, on.job_path("done", case.id), on.log_path(case.id)]}
     return [path for kind in case.remove for path in roots[kind] if os.path.lexists(path)]
 

@@ -13,7 +13,8 @@ from daqlib.spool import STAGES
 _HEAD = ("ID", "STATE", "SUBSTATE", "AGE", "TRIES", "DUE/WHO", "ALERT")
 _MANY = 10000  # done/ is counted no further: a listing must not cost what a spool's age is
 _ALERT_WIDTH = 60
-_DOING = {"collect": "collecting", "merge": "merging", "release": "releasing"}
+_DOING = {"acquire": "exposing", "collect": "collecting", "merge": "merging",
+          "release": "releasing"}
 
 
 def lines(views: Iterable[facts.View]) -> Iterator[str]:
@@ -65,7 +66,9 @@ def progress_of(view: facts.View) -> str:
     """Return how far a job's worker is: what it does, percents, rate, and time left."""
     told = view.progress
     text = f"{_DOING.get(told['stage'], told['stage'])} {progress.percent(told)} %"
-    if told["rate"] > 0:
+    if told.get("unit") == "s":
+        text += f", {span(told['left'])} left"
+    elif told["rate"] > 0:
         text += f", {progress.amount(told['rate'])}/s, {span(told['left'])} left"
     return text
 

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from daq_ctl import sources
-from daq_ctl.sources import Delivery
+from daq_ctl.sources import Delivery, Metadata
 from daq_ctl.sources.peer import Peer, Status
 from daqlib import errors, schema
 
 
-class Metadaqif(Peer):
+class Metadaqif(Peer, Metadata):
     """A session of a metadata source."""
 
     path = "daq"
@@ -30,10 +30,6 @@ class Metadaqif(Peer):
     async def start(self) -> None:
         """Begin a session under the acquisition's id."""
         await self.begin("StartDaq", id=self.job)
-
-    async def wait(self, seconds: float) -> bool:
-        """Tell False: a metadata source never ends by itself."""
-        return False
 
     async def stop(self, patience: float) -> Delivery:
         """Stop the session, or accept that it is stopped, and return what it brought."""

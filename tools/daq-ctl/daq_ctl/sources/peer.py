@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from daq_ctl import sources
-from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Lacking
+from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Lacking, Source
+from daq_ctl.sources.options import Options
 from daqlib import errors, rpc
 
 Status = dict[str, Any]
@@ -21,7 +22,7 @@ _NOT_ITSELF = (errors.Unavailable.code, errors.Later.code, errors.Bug.code)
 _UNSURE = (rpc.RemoteError, rpc.RpcTimeout, rpc.BadReply, Lacking)
 
 
-class Peer:
+class Peer(Source):
     """A source behind a request endpoint; see :class:`daq_ctl.sources.Source`.
 
     Attributes:
@@ -46,12 +47,11 @@ class Peer:
     failed: ClassVar[tuple[str, ...]]
     by_id: ClassVar[bool]
 
-    def __init__(self, description: dict[str, Any], job: str, timeout: float) -> None:
-        """See :class:`daq_ctl.sources.Source`."""
-        self.name = str(description["sourceName"])
-        self.endpoint = sources.endpoint(description["rrUri"], self.path)
-        self.job = job
-        self.timeout = timeout
+    takes_query = False
+
+    def configure(self, options: Options) -> None:
+        """Take the one spelling of its URI; it has no options."""
+        self.endpoint = sources.endpoint(self.uri, self.path)
 
     async def ask(self, command: str, limit: float = 0.0, **params: Any) -> Any:
         """Send one request; ``limit`` replaces the usual time for a reply.

@@ -7,10 +7,9 @@ it acts.
 
 from __future__ import annotations
 
-from typing import Any
-
 from daq_ctl import sources
 from daq_ctl.sources import Delivery
+from daq_ctl.sources.options import Options
 from daq_ctl.sources.peer import Peer
 
 _WAIT_MARGIN = 2.0  # seconds for the reply to a wait that ran its full time
@@ -28,12 +27,12 @@ class Recif(Peer):
     failed = ("Failed", "Aborted")
     by_id = False
 
-    def __init__(self, description: dict[str, Any], job: str, timeout: float) -> None:
+    def configure(self, options: Options) -> None:
         """See :class:`daq_ctl.sources.Source`."""
-        super().__init__(description, job, timeout)
-        self.properties = {"id": job}
-        if "startTime" in description:
-            self.properties["startTime"] = str(description["startTime"])
+        super().configure(options)
+        self.properties = {"id": self.job}
+        if "startTime" in self.order.description:
+            self.properties["startTime"] = str(self.order.description["startTime"])
 
     async def start(self) -> None:
         """Begin a recording that bears the acquisition's id, at its absolute time if it has one."""
