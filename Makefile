@@ -14,13 +14,16 @@ dev_stamp = .venv/.installed-dev-$(subst /,-,$(PYTHON))
 pip_install = -m pip install --quiet --disable-pip-version-check
 pip_failed = { echo "make: pip failed, see above; it needs the network or a mirror" >&2; exit 1; }
 
-.PHONY: help demo test test-slow test-all test-installed lint bench install-dev clean distclean
+.PHONY: help demo demo-indi test test-slow test-all test-installed lint bench install-dev clean distclean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
 demo: $(stamp) ## run a whole acquisition with simulated sources and show what came out
 	@demo/run
+
+demo-indi: $(stamp) ## the same with the simulated camera and telescope of Debian's indi-bin
+	@demo/indi
 
 test: $(dev_stamp) ## run the tests but the slow ones
 	@tests/setup-system
@@ -44,7 +47,7 @@ test-installed: $(dev_stamp) ## run the black-box tests again with the scripts o
 lint: $(dev_stamp) ## check style, types and shell scripts
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
-	@if command -v shellcheck >/dev/null; then shellcheck $(shell_scripts); \
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(shell_scripts); \
 	elif [ "$(CI)" = true ]; then echo "make: shellcheck is missing" >&2; exit 1; \
 	else echo "make: shell scripts not checked: apt-get install shellcheck" >&2; fi
 
