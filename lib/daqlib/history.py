@@ -32,6 +32,7 @@ EVENTS: dict[str, str] = {
     "starting": "a source is about to be commanded to start",
     "started": "a source acknowledged the start",
     "stopped": "a source ended: its files and keywords",
+    "said": "words of a source for whoever looks at the job",
     "source-aborted": "a source acknowledged the abort",
     "paused": "the primary sources were paused",
     "continued": "the primary sources went on",
