@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from daq_ctl.sources.options import Options
-from daqlib import errors, names, uri
+from daqlib import errors, names, schema, uri
 from daqlib.config import Config
 
 #: (type of source, URI scheme) -> where its adapter lives.
@@ -26,6 +27,8 @@ ADAPTERS: dict[tuple[str, str], str] = {
     ("primarySource", "ipc"): "daq_ctl.sources.recif:Recif",
     ("metadataSource", "zpb.rr"): "daq_ctl.sources.metadaqif:Metadaqif",
     ("metadataSource", "ipc"): "daq_ctl.sources.metadaqif:Metadaqif",
+    ("primarySource", "exec"): "daq_ctl.sources.program.adapter:Recording",
+    ("metadataSource", "exec"): "daq_ctl.sources.program.adapter:Values",
 }
 #: The same of other people's packages: group of entry points by type of source, named by scheme.
 GROUPS = {"primarySource": "daqspool.primary_sources",
@@ -263,6 +266,20 @@ def locations(reported: Any) -> tuple[list[str], str]:
         else:
             good.append(item)
     return good, bad
+
+
+def keywords(reported: Any) -> tuple[list[dict[str, Any]], str]:
+    """Return keywords of a valid shape, or none and why (ESO-396401, 9.1.3: they are an error).
+
+    Args:
+        reported: a list in the format of ``schema/keywords.json``, or the text of one.
+    """
+    try:
+        found = json.loads(reported) if isinstance(reported, str) and reported else reported or []
+        schema.check("keywords", found, "keywords")
+    except (ValueError, RecursionError, errors.BadData) as error:
+        return [], str(error)
+    return found, ""
 
 
 async def settled(look: Callable[[], Awaitable[dict[str, Any]]], key: str,

@@ -15,7 +15,8 @@ from typing import Any
 from daq_ctl.journal import durably
 from daqlib import fsops
 
-_NAME = "recording.json"
+#: The file of the document.
+NAME = "recording.json"
 
 
 class Memo:
@@ -37,7 +38,7 @@ class Memo:
 
     def _read(self) -> dict[str, Any]:
         try:
-            data, _ = fsops.read_regular(os.path.join(self.folder, _NAME))
+            data, _ = fsops.read_regular(os.path.join(self.folder, NAME))
             found = json.loads(data)
         except (OSError, ValueError):
             return {}
@@ -60,7 +61,7 @@ class Memo:
     def _write(self, facts: dict[str, Any]) -> None:
         self.make()
         text = json.dumps(facts, ensure_ascii=False)
-        fsops.put(self.path(_NAME), text.encode("utf-8", "backslashreplace") + b"\n", replace=True)
+        fsops.put(self.path(NAME), text.encode("utf-8", "backslashreplace") + b"\n", replace=True)
 
     def make(self) -> None:
         """Make the directory, durably; it blocks on the disk."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from daq_ctl import sources
 from daq_ctl.sources import Delivery, Metadata
 from daq_ctl.sources.peer import Peer, Status
-from daqlib import errors, schema
+from daqlib import errors
 
 
 class Metadaqif(Peer, Metadata):
@@ -43,19 +42,9 @@ class Metadaqif(Peer, Metadata):
             raise errors.BadData(f"its session has {state.lower()}: "
                                  f"{status.get('message', '')}".rstrip(": "))
         files, fault = sources.locations(status.get("files"))
-        keywords, wrong = _keywords(status.get("keywords", ""))
+        keywords, wrong = sources.keywords(status.get("keywords", ""))
         return Delivery(files, keywords, fault, wrong)
 
     async def abort(self) -> None:
         """Abort the session; one that is not there or has ended is left alone."""
         await self.discard("AbortDaq", id=self.job)
-
-
-def _keywords(text: Any) -> tuple[list[dict[str, Any]], str]:
-    """Return keywords of a valid shape, or none and why (manual 9.1.3: they are an error)."""
-    try:
-        keywords = json.loads(text) if isinstance(text, str) and text else text or []
-        schema.check("keywords", keywords, "keywords")
-    except (ValueError, errors.BadData) as error:
-        return [], str(error)
-    return keywords, ""
