@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daq_ctl.sources.program import process, tail
+from daq_ctl.sources.program import keeper, process, tail
 from daq_ctl.sources.program.dialogue import LONGEST, Dialogue
 from harness import CHECKOUT, wait_until
 
@@ -126,6 +126,29 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
         child.kill()
         child.wait()
     process.send(known, signal.SIGKILL)
+
+
+def test_a_signal_is_passed_on_once(tmp_path: Path) -> None:
+    script = "trap 'echo INT' INT; trap 'echo USR1' USR1; echo begun; while :; do sleep 0.02; done"
+    process.lay_out(str(tmp_path))
+    reader, writer = os.pipe()
+    made = process.spawn(str(tmp_path), ["/bin/sh", "-c", script], {}, 0, hears=False, go=reader)
+    os.close(reader)
+    known, out = process.identity(made.pid), tmp_path / process.OUT
+    try:
+        os.write(writer, keeper.GO)
+        wait_until(lambda: "begun" in out.read_text())
+        for _ in range(3):
+            process.send(known, signal.SIGINT)
+        process.send(known, signal.SIGUSR1)
+        wait_until(lambda: "USR1" in out.read_text())
+        process.send(known, keeper.KILL)
+        assert made.wait() == 0
+    finally:
+        os.close(writer)
+        made.kill()
+    assert sorted(out.read_text().split()) == ["INT", "USR1", "begun"]
+    assert process.ended(str(tmp_path), known) == process.Ended(-signal.SIGKILL)
 
 
 _DIES = """

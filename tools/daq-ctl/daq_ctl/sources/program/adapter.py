@@ -28,7 +28,7 @@ from daq_ctl.sources.program import bringing, call, failing, keeper, process
 from daq_ctl.sources.program.dialogue import Dialogue
 from daq_ctl.sources.program.process import Ended
 from daq_ctl.sources.program.tail import Tail, Words
-from daqlib import errors
+from daqlib import errors, fsops
 
 _LOOK_S = 0.05  # between two looks at a program that somebody waits for
 _BEGIN_S = 20.0  # for the keeper to start the program: only a machine in distress takes seconds
@@ -137,16 +137,23 @@ class Program(Source):
         if self._child is not None:
             self._child.poll()  # ours to reap
         ended = process.ended(self._memo.folder, self._memo.facts)  # before what it said last
-        telling: list[str] = []
-        while data := self._out.more():
-            if self.call.speaks:
-                self._dialogue.feed(data)
-        while data := self._err.more():
-            telling += self._words.of(data, over=False)
+        while data := self._out.more() if self.call.speaks else b"":
+            self._dialogue.feed(data)
         if ended:
             self._dialogue.end()
+            fsops.remove(self._memo.path(process.COMMANDS))  # who opened it would wait for ever
+        return ended, self._told(over=ended is not None)
+
+    def _told(self, *, over: bool) -> list[str]:
+        """Read standard error on; return what is told of it."""
+        before, telling = self._words.left, list[str]()
+        while data := self._err.more():
+            telling += self._words.of(data, over=False)
+        if over:
             telling += self._words.of(b"", over=True)
-        return ended, telling
+        if self._words.left and not before:
+            telling.append(f"what else it says on standard error is in {self._err.path}")
+        return telling
 
     async def _say(self, telling: list[str]) -> None:
         """Put a program's words into the job's log, and remember that they are there."""
@@ -163,8 +170,8 @@ class Program(Source):
 
     async def _last_words(self) -> list[str]:
         more = self._words.left
-        return [*([f"{more} more lines of its standard error are in {self._err.path}"]
-                  if more else []), *filter(None, [await self._reason()])]
+        return [*([f"it said {more} more lines on standard error"] if more else []),
+                *filter(None, [await self._reason()])]
 
     async def _until(self, there: Callable[[], bool], seconds: float) -> bool:
         """Look until something is there, or the program gone; tell whether either came in time."""
@@ -218,9 +225,9 @@ class Program(Source):
         return await durably(lambda: self._brought(fault))
 
     async def _end(self, asking: Step) -> None:
-        """Ask for the end, unless that was done before: for some the second time means hurry."""
+        """Ask for the end, perhaps anew: a daemon may have died between the note and the word."""
         over = self._dialogue.done
-        if not over and "stopped" not in self._memo.facts:
+        if not over:
             await self._memo.keep(stopped=True)
             asking[0]()
         if await self._gone(keeper.GRACE if over else asking[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import signal
@@ -91,7 +92,7 @@ def read(order: Order, uri: str, options: Options, *, runs: bool) -> Call:
     return Call(
         words=[path, *arguments], device=options.text("device"),
         environment=_environment(order, options), speaks=speaks,
-        files=[_name(options, "files", each) for each in options.texts("files") or ["*.fits"]],
+        files=[_pattern(options, each) for each in options.texts("files") or ["*.fits"]],
         asked=asked, keywords=_name(options, "keywords", options.text("keywords")),
         stop_signal=0 if waits else _number(stop_signal),
         abort_signal=_number(options.choice("abortSignal", "TERM", *sorted({*SIGNALS} - {"TERM"}))),
@@ -144,6 +145,14 @@ def _name(options: Options, option: str, path: str) -> str:
         options.refuse(option, f"{path[:80]!r} is not allowed",
                        "give names relative to the working directory, or absolute, without '..'")
     return path
+
+
+def _pattern(options: Options, path: str) -> str:
+    """Return a name or a pattern of files of one directory: no job searches a whole disk."""
+    if glob.has_magic(os.path.dirname(path)):
+        options.refuse("files", f"{path[:80]!r} has a pattern for directories",
+                       "give each directory by its name")
+    return _name(options, "files", path)
 
 
 def _number(name: str) -> int:

@@ -86,10 +86,20 @@ def _preparation(mask: set[int]) -> Callable[[], None]:
 
 
 def _pass_on(group: int, mask: set[int]) -> None:
-    """Send the program and its children what is sent to us: it is not reaped before we end."""
+    """Send the program and its children what is sent to us: it is not reaped before we end.
+
+    Each signal goes once: a daemon that does not know whether the last one sent it sends it anew,
+    and some programs take the second for a wish to hurry.
+    """
+    passed = set[int]()
+
+    def pass_on(number: int, _frame: object) -> None:
+        if number not in passed:
+            passed.add(number)
+            os.killpg(group, signal.SIGKILL if number == KILL else number)
+
     for number in (*PASSED, KILL):
-        signal.signal(number, lambda number, _: os.killpg(
-            group, signal.SIGKILL if number == KILL else number))
+        signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask - {*PASSED, KILL})
 
 

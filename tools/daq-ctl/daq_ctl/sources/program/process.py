@@ -127,12 +127,11 @@ def begun(folder: str) -> dict[str, Any]:
 
 
 def ended(folder: str, known: dict[str, Any]) -> Ended | None:
-    """Return how a program ended; None while it runs, or waits for the word to go."""
-    alive = is_alive(known)  # first: it writes, and then ends
+    """Return how a program ended; None while its keeper is there."""
+    if is_alive(known):
+        return None
     facts = _facts(folder, keeper.ENDED)
-    if facts:
-        return Ended(facts.get("code"), str(facts.get("cut", "")))
-    return None if alive else Ended(None)
+    return Ended(facts.get("code"), str(facts.get("cut", "")))
 
 
 def _facts(folder: str, name: str) -> dict[str, Any]:
