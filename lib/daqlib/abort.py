@@ -23,7 +23,8 @@ _PLACES = (*STAGES, "failed", "hold", "remote")
 _WORKERS = ("collect", "merge", "release", history.HAND_OVER)
 _TICK = 0.02  # seconds: the times of files have the resolution of a kernel tick
 #: Events of a live source -> whether it may record from then on.
-_OF_SOURCES = {"starting": True, "started": True, "stopped": False, "source-aborted": False}
+_OF_SOURCES = {"starting": True, "started": True, "stopped": False, "source-absent": False,
+               "source-aborted": False}
 
 
 def recording(events: list[history.Event]) -> list[str]:

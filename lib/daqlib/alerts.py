@@ -20,6 +20,8 @@ _SEVERITIES = (ERROR, WARNING, INFO)
 #: Condition -> severity and meaning; the operator's guide prints it.
 CONDITIONS: dict[str, tuple[str, str]] = {
     "source-failed": (ERROR, "a source failed to start, stop or abort, or died"),
+    "source-absent": (WARNING, "an optional source is not there, or failed: the acquisition goes "
+                               "on without it"),
     "source-keywords": (ERROR, "a source delivered keywords that are not valid"),
     "source-remarks": (WARNING, "a source delivered values that are flagged, or left some out"),
     "no-target": (WARNING, "the merge target delivered no file; a new file was made instead"),

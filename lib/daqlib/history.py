@@ -33,6 +33,8 @@ EVENTS: dict[str, str] = {
     "started": "a source acknowledged the start",
     "stopped": "a source ended: its files and keywords",
     "said": "words of a source for whoever looks at the job",
+    "source-absent": "an optional source failed: the acquisition goes on without it, and asks it"
+                     " no more",
     "source-aborted": "a source acknowledged the abort",
     "paused": "the primary sources were paused",
     "continued": "the primary sources went on",

@@ -151,6 +151,9 @@ def _check_sources(document: Document) -> None:
             _check_uri(source)
         if "startTime" in source:
             _check_start_time(source)
+        if source.get("optional") and source["type"] != "metadataSource":
+            raise errors.BadData(f"source {name!r} is optional, which metadata sources only can be",
+                                 "remove it: without its other sources an exposure is none")
     target = document.get("mergeTarget")
     if target and seen.get(target["sourceName"]) in (None, "fitsKeywords"):
         raise errors.BadData(f"mergeTarget {target['sourceName']!r} names no source with files",

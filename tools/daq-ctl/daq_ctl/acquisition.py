@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daq_ctl import asking, departure, live, sources, states
-from daq_ctl.asking import Failures
+from daq_ctl.asking import Answers, Failures
 from daq_ctl.journal import Journal, durably, log
 from daq_ctl.live import COMMANDED, Live
 from daq_ctl.turns import Operation, Turns
@@ -231,12 +231,14 @@ class Acquisition:
             await self.journal.write(*told, *asking.told_of("starting", fresh))
             passing("acquire.starting")
             self._turns.heed()
-            answers = await self._turns.ask(fresh, lambda each: each.source.prepare())
-            if not asking.failures(answers):
-                answers = await self._turns.ask(fresh, lambda each: each.source.start())
-            told = asking.told_of("started", (each for each, answer in answers if answer is None))
+            answers = await self._begin(fresh)
+            told = [*asking.told_of("started", (each for each, answer in answers
+                                                if answer is None)), *asking.troubles(answers)]
+            late = [each for each, answer in answers
+                    if answer is not None and live.may_record(each, answer)]
             if failed := asking.failures(answers):
-                await self._give_up(failed, [*told, *asking.troubles(failed)])
+                await self._give_up(failed, told, late)
+            self._silence_all(late)
             if self._turns.overtaken:
                 await self.journal.write(*told)
                 self._turns.heed()
@@ -248,9 +250,25 @@ class Acquisition:
         passing("acquire.started")
         self._watch.start(self.stop_by_itself)
 
-    async def _give_up(self, failed: Failures, told: list[Told]) -> None:
+    async def _begin(self, group: list[Live]) -> Answers[None]:
+        """Have sources start together; none of them waits for an optional one."""
+        async def alone(each: Live) -> None:
+            await each.source.prepare()
+            await each.source.start()
+
+        found = await asyncio.gather(
+            self._begin_together([each for each in group if not each.optional]),
+            self._turns.ask([each for each in group if each.optional], alone))
+        return [*found[0], *found[1]]
+
+    async def _begin_together(self, group: list[Live]) -> Answers[None]:
+        answers = await self._turns.ask(group, lambda each: each.source.prepare())
+        if not asking.failures(answers):
+            answers = await self._turns.ask(group, lambda each: each.source.start())
+        return answers
+
+    async def _give_up(self, failed: Failures, told: list[Told], late: list[Live]) -> None:
         reason = asking.texts(failed, " did not start")
-        late = [each for each, error in failed if live.may_begin_late(each, error)]
         await self._fail(reason, told, late)
         absent = all(isinstance(error, errors.Unavailable) for _, error in failed)
         kind = errors.Unavailable if absent else errors.BadData
@@ -265,13 +283,16 @@ class Acquisition:
         if self._turns.kind != "start":
             self._turns.heed()
         await self._put_aside(reason, asking.aborted(answers))
+        self._silence_all(late)
+
+    def _silence_all(self, late: Iterable[Live]) -> None:
         for each in late:
             self.site.later(self._silence(each))
 
     async def _silence(self, each: Live) -> None:
-        """Abort a source that begins although we gave up: nobody else would end it."""
+        """Abort a source that records although we gave it up: nobody else would end it."""
         if await live.silence(each, _LATE_S):
-            log.warning("%s: source %s began after its start was given up; aborted", self.id,
+            log.warning("%s: source %s recorded after it was given up; aborted", self.id,
                         each.name)
             with contextlib.suppress(OSError):
                 await durably(lambda: self.site.spool.log(
@@ -324,6 +345,7 @@ class Acquisition:
             answers = await self._turns.ask(commanded, lambda each: each.source.stop(patience))
             failed += asking.failures(answers)
             told = asking.stopped(answers, self.site.dictionaries)
+            self._silence_all(each for each, _ in asking.absent(answers))
         if self.substate != "Stopping":  # there is nothing to stop
             await self.journal.write(*told)
             told = []
@@ -344,7 +366,7 @@ class Acquisition:
             self._watch.spawn(self._later("hand-over", self._finish))
             raise
         return bool(failed) or any(each.delivery.fault or each.delivery.keyword_fault
-                                   for each in self.sources if each.delivery)
+                                   for each in self.sources if each.delivery and not each.optional)
 
     async def _finish(self) -> None:
         """Hand over what was stopped before."""
@@ -426,6 +448,7 @@ class Acquisition:
         self._turns.heed()
         answers = await self._turns.ask(self._commanded(), lambda each: each.source.abort())
         failed = asking.failures(answers)
+        self._silence_all(each for each, _ in asking.absent(answers))
         if self._turns.overtaken or (failed and command == "AbortDaq"):
             states.after(self.substate, "AbortFailed")
             await self.journal.write(*asking.aborted(answers))
@@ -510,6 +533,7 @@ class Acquisition:
     async def resume(self) -> None:
         """Go on where an earlier daemon was killed; query sources, never start them again."""
         substate = self.substate
+        self._silence_all(each for each in self.sources if each.phase == "absent")
         if substate in ("NotStarted", "Starting"):
             await self._turns.take("resume", self._resume_start)
         elif substate == "Acquiring":
@@ -525,18 +549,22 @@ class Acquisition:
                 await self.abort()
 
     async def _resume_start(self) -> None:
+        reason = "daq-ctl ended while the sources were being started"
         records = await self._turns.ask(
             [each for each in self.sources if each.phase == "starting"], live.records)
-        started = asking.told_of("started", (each for each, answer in records if answer is True))
-        missing = len(self.sources) - len(started) - sum(
-            each.phase == "started" for each in self.sources)
+        begun = [each for each, answer in records if answer is True]
+        late = [each for each, answer in records if answer is not True]
+        told = [*asking.told_of("started", begun), *asking.troubles(
+            [(each, errors.Unavailable(reason)) for each in late if each.optional])]
+        missing = [each for each in self.sources if each.phase != "started" and each not in begun
+                   and not (each.optional and each.phase)]
         if self.sources and not missing:
             substate = states.after(self.substate, "SourcesStarted")
-            await self.journal.write(*started, *self._entering(substate))
+            await self.journal.write(*told, *self._entering(substate))
             self._watch.start(self.stop_by_itself)
+            self._silence_all(late)
             return
-        late = [each for each, answer in records if answer is not True]
-        await self._fail("daq-ctl ended while the sources were being started", started, late)
+        await self._fail(reason, told, late)
 
     async def answers(self) -> bool:
         """Tell whether any source still records for us; such an acquisition is never stale."""

@@ -29,7 +29,7 @@ async def ask(group: list[Live], act: Callable[[Live], Awaitable[T]],
         under_way: holds the requests meanwhile; one that is cancelled there is left out of the
             answers.
     """
-    requests = {asyncio.create_task(live.asked(act(each))): each for each in group}
+    requests = {asyncio.create_task(live.answered(each, act(each))): each for each in group}
     under_way.update(requests)
     try:
         if requests:
@@ -53,8 +53,15 @@ def told_of(event: str, group: Iterable[Live]) -> list[Told]:
 
 
 def failures(answers: Answers[Any]) -> Failures:
-    """Return the sources that failed."""
-    return [(each, answer) for each, answer in answers if isinstance(answer, errors.DaqError)]
+    """Return the sources that failed and cannot be done without."""
+    return [(each, answer) for each, answer in answers
+            if isinstance(answer, errors.DaqError) and not each.optional]
+
+
+def absent(answers: Answers[Any]) -> Failures:
+    """Return the optional sources that failed."""
+    return [(each, answer) for each, answer in answers
+            if isinstance(answer, errors.DaqError) and each.optional]
 
 
 def texts(failed: Failures, what: str = "") -> str:
@@ -62,21 +69,25 @@ def texts(failed: Failures, what: str = "") -> str:
     return "; ".join(f"source {each.name}{what}: {error.message}" for each, error in failed)
 
 
-def troubles(failed: Failures) -> list[Told]:
-    """Return the alerts of sources that failed."""
-    return [told for each, error in failed
-            for told in each.told(f"source {each.name}: {error.message}")]
+def troubles(answers: Answers[Any]) -> list[Told]:
+    """Return what to record of sources that failed: an optional one is asked no more."""
+    lost = absent(answers)
+    return [*told_of("source-absent", (each for each, _ in lost)),
+            *(told for each, error in lost for told in each.told(
+                f"source {each.name}: {error.message}; the acquisition goes on without it")),
+            *(told for each, error in failures(answers)
+              for told in each.told(f"source {each.name}: {error.message}"))]
 
 
 def aborted(answers: Answers[None]) -> list[Told]:
     """Return what to record of sources that were asked to abort."""
     return [*told_of("source-aborted", (each for each, answer in answers if answer is None)),
-            *troubles(failures(answers))]
+            *troubles(answers)]
 
 
 def stopped(answers: Answers[Delivery], dictionaries: Dictionaries) -> list[Told]:
     """Return what to record of sources that were asked to stop, with what they brought."""
-    told = troubles(failures(answers))
+    told = troubles(answers)
     for each, answer in answers:
         if isinstance(answer, errors.DaqError):
             continue
@@ -85,11 +96,16 @@ def stopped(answers: Answers[Delivery], dictionaries: Dictionaries) -> list[Told
             "source": each.name, "files": delivery.files, "keywords": delivery.keywords,
             "fault": delivery.fault or None, "keywordFault": delivery.keyword_fault or None,
             "remarks": delivery.remarks or None}))
+        remarks = delivery.remarks
         if delivery.keyword_fault:
-            text = f"source {each.name}: its keywords are not valid: {delivery.keyword_fault}"
-            told.append(("alert", alerts.make("source-keywords", each.name, text)))
-        if delivery.remarks:
-            text = f"source {each.name}: {'; '.join(delivery.remarks)}"
+            text = f"its keywords are not valid: {delivery.keyword_fault}"
+            if each.optional:
+                remarks = [text, *remarks]
+            else:
+                told.append(("alert", alerts.make("source-keywords", each.name,
+                                                  f"source {each.name}: {text}")))
+        if remarks:
+            text = f"source {each.name}: {'; '.join(remarks)}"
             told.append(("alert", alerts.make("source-remarks", each.name, text)))
         told += each.told(delivery.fault and f"source {each.name}: {delivery.fault}")
     return told

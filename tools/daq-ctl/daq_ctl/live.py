@@ -20,7 +20,7 @@ log = logging.getLogger("daq.ocm.controller")
 COMMANDED = ("starting", "started")
 _LOOK_S = 2.0  # pause between two looks at a source that may begin late
 _PHASE_OF = {"starting": "starting", "started": "started", "stopped": "stopped",
-             "source-aborted": "aborted"}
+             "source-absent": "absent", "source-aborted": "aborted"}
 
 
 @dataclass
@@ -31,7 +31,8 @@ class Live:
         name: its ``sourceName``.
         primary: whether it is a primary source.
         source: its adapter.
-        phase: the last of ``starting, started, stopped, aborted`` in the log, else empty.
+        optional: whether the acquisition goes on without it.
+        phase: the last of ``starting, started, stopped, absent, aborted`` in the log, else empty.
         delivery: what it brought, once stopped.
         trouble: the text of its active alert, else empty.
     """
@@ -39,6 +40,7 @@ class Live:
     name: str
     primary: bool
     source: sources.Source
+    optional: bool = False
     phase: str = ""
     delivery: sources.Delivery | None = None
     trouble: str = ""
@@ -48,13 +50,18 @@ class Live:
         if text == self.trouble:
             return []
         if text:
-            return [("alert", alerts.make("source-failed", self.name, text))]
+            return [("alert", alerts.make(self.condition, self.name, text))]
         return [("alert-cleared", {"id": self.alert})]
+
+    @property
+    def condition(self) -> str:
+        """The condition of the alert that it gives trouble."""
+        return "source-absent" if self.optional else "source-failed"
 
     @property
     def alert(self) -> str:
         """The id of the alert that it gives trouble."""
-        return f"source-failed:{self.name}"
+        return f"{self.condition}:{self.name}"
 
 
 def of(document: job.Document, order: Callable[[job.Document], sources.Order]) -> list[Live]:
@@ -67,7 +74,8 @@ def of(document: job.Document, order: Callable[[job.Document], sources.Order]) -
     Raises:
         errors.BadData: a source has no adapter.
     """
-    return [Live(entry["sourceName"], entry["type"] == "primarySource", sources.make(order(entry)))
+    return [Live(entry["sourceName"], entry["type"] == "primarySource", sources.make(order(entry)),
+                 bool(entry.get("optional")))
             for entry in document["sources"] if entry["type"] in job.LIVE]
 
 
@@ -105,6 +113,22 @@ async def asked(question: Awaitable[T]) -> T:
                          "report this") from error
 
 
+async def answered(live: Live, question: Awaitable[T]) -> T:
+    """Await what a source is asked; for an optional one nobody waits longer than for one reply.
+
+    Raises:
+        errors.DaqError: the adapter failed.
+    """
+    if not live.optional:
+        return await asked(question)
+    try:
+        async with asyncio.timeout(live.source.timeout):
+            return await asked(question)
+    except TimeoutError as error:
+        raise errors.Unavailable(f"it did not answer within {live.source.timeout:g} s",
+                                 "look at the source") from error
+
+
 async def let_go(live: Live) -> None:
     """Let an adapter close what it holds; nobody waits for that, so its failure is only told."""
     try:
@@ -130,9 +154,9 @@ async def fault(live: Live) -> str:
     return f"source {live.name} {what}"
 
 
-def may_begin_late(live: Live, error: errors.DaqError | None) -> bool:
-    """Tell whether a source that was commanded to start may yet obey: nobody knows its answer."""
-    return live.phase == "starting" and not isinstance(
+def may_record(live: Live, error: errors.DaqError) -> bool:
+    """Tell whether a source that failed may record all the same, now or when it obeys late."""
+    return live.phase == "started" or live.phase == "starting" and not isinstance(
         error, rpc.RemoteError | rpc.Unreachable | sources.Lacking)
 
 
