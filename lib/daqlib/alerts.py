@@ -30,6 +30,11 @@ CONDITIONS: dict[str, tuple[str, str]] = {
     "header-resized": (INFO, "the primary header of the merge target did not fit its blocks; room "
                              "was made for it"),
     "short-block": (INFO, "the last block of a source was not filled up; the product's is"),
+    "header-missing": (ERROR, "the header lacks keywords that the header policy requires; their "
+                              "null value was written"),
+    "header-default": (WARNING, "nobody gave keywords of the header policy; their default was "
+                                "written"),
+    "header-invalid": (WARNING, "keywords have a value that the header policy does not allow"),
     "release-failed": (ERROR, "a receiver did not get the product"),
     "suspicious-time": (WARNING, "a source file was modified after the acquisition stopped, or "
                                  "its copy after it was collected"),

@@ -96,6 +96,19 @@ def make(kind: Kind, name: str, value: object, comment: str, where: str, warn: W
     return lay_out(kind, name, written, _plain(comment, label, warn), label, warn)
 
 
+def undefined(kind: Kind, name: str, comment: str, where: str, warn: Warn) -> Cards:
+    """Return the card of a keyword whose value is undefined (FITS Standard 4.0, section 4.1.2.3).
+
+    Args are those of :func:`make`.
+
+    Raises:
+        Unfit: the name is illegal.
+    """
+    cardname.check_name(kind, name, where)
+    label = f"{where}: keyword {name}"
+    return lay_out(kind, name, "", _plain(comment, label, warn), label, warn)
+
+
 def commentary(name: str, text: str, where: str) -> Cards:
     """Return commentary cards, as many as the text needs.
 

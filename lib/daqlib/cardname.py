@@ -33,6 +33,8 @@ _TAKES_NO_VALUE = frozenset((*COMMENTARY, "CONTINUE", "HIERARCH", "END"))
 _STRUCTURAL = frozenset((
     "SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXISn", "EXTEND", "BLOCKED", "GROUPS", "PCOUNT",
     "GCOUNT", "TFIELDS", "THEAP", "END", "TFORM", "TFORMn", "TTYPEn", "TBCOLn"))
+# they say what the numbers of the primary array mean: from another file they would falsify it
+_BOUND = frozenset(("BSCALE", "BZERO", "BLANK", "PTYPEn", "PSCALn", "PZEROn"))
 _DIGITS = str.maketrans("0123456789", "n" * 10)
 
 
@@ -108,6 +110,11 @@ def shape(name: str) -> str:
 def is_structural(kind: Kind, name: str) -> bool:
     """Tell whether a keyword describes the structure of a file, which no source may change."""
     return kind != "eso" and shape(name) in _STRUCTURAL
+
+
+def is_bound(kind: Kind, name: str) -> bool:
+    """Tell whether a keyword gives the numbers of a primary array their meaning."""
+    return kind == "value" and shape(name) in _BOUND
 
 
 def check_name(kind: Kind, name: str, where: str) -> None:

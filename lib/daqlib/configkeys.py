@@ -166,6 +166,7 @@ KEYS: dict[str, Key] = {
     "request_timeout_sec": _number(5.0, above=True),
     "log_properties": _text(allowed="a Config Path"),
     "dictionaries": Key([], "a list of paths relative to $CFGPATH", _dictionaries),
+    "header.policy": _text(allowed="a Config Path"),
     "daq.stale_acquiring_hours": _number(14),
     "daq.stale_merging_hours": _number(48),
     "limits.daq": _number(1),

@@ -10,17 +10,12 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from daqlib import cardvalue, cli, dictionary_entry, errors
+from daqlib import cardvalue, cli, dictionary_entry, errors, yamlfile
 from daqlib.cardname import Kind, Unfit
 from daqlib.dictionary_entry import Entry, Range, Type
-
-if TYPE_CHECKING:
-    import yaml
-
-#: No dictionary is larger: it is room for some 10 000 entries, and takes a second or two to read.
-BYTES_MAX = 1 << 20
+from daqlib.yamlfile import bad, line
 
 _TAG = re.compile(r"!cfg\.type:Did(\w+)Key")
 _INCLUDE = "!cfg.include"
@@ -28,7 +23,6 @@ _SCHEMA = ".schema.yaml"
 _MEMBERS = ("type", "comment", "description", "format", "unit", "range", "default", "tags",
             "class")
 _NONE = ("", "None")  # the older form writes None for what is not there
-_NULL = "tag:yaml.org,2002:null"
 
 
 @dataclass
@@ -53,20 +47,20 @@ def read(path: str) -> Document:
         errors.BadConfig: it cannot be read, is no YAML or no dictionary; names file, line, entry
             and reason.
     """
-    root = _compose(path)
+    root = yamlfile.compose(path, "docs/dictionaries.md")
     made = Document(path)
     seen: set[str] = set()
     has_header = False
     for key, value in _pairs(root, path, "the dictionary"):
         if key.tag == _INCLUDE:
-            made.includes.append((key.value, _line(key)))
+            made.includes.append((key.value, line(key)))
         elif key.value in ("header", "Header"):
             has_header = True
             _read_header(value, made)
         else:
             _add(made, key, value)
         if (key.tag + key.value) in seen:
-            raise _bad(path, key, f"{key.value} occurs twice", "leave one of them out")
+            raise bad(path, key, f"{key.value} occurs twice", "leave one of them out")
         seen.add(key.tag + key.value)
     if not has_header:
         raise errors.BadConfig(f"{path}: no mapping 'header' at the top, so this is no dictionary",
@@ -75,78 +69,26 @@ def read(path: str) -> Document:
     return made
 
 
-def _compose(path: str) -> yaml.Node:
-    import yaml
-
-    try:
-        with open(path, "rb") as file:
-            data = file.read(BYTES_MAX + 1)
-        if len(data) > BYTES_MAX:
-            raise errors.BadConfig(f"{path}: larger than {BYTES_MAX} bytes",
-                                   "split it, and list both parts")
-        # not with libyaml, which is killed by what is nested deeply
-        root: yaml.Node | None = yaml.compose(data.decode("utf-8-sig"), yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise errors.BadConfig(f"{path}{_reason(error)}", "mend the file") from error
-    if root is None:
-        raise errors.BadConfig(f"{path}: the file is empty", "see docs/dictionaries.md")
-    _refuse_aliases(root, path)
-    return root
-
-
-def _reason(error: Exception) -> str:
-    import yaml
-
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        context = f"{error.context}: " if error.context else ""
-        return f":{error.problem_mark.line + 1}: {context}{error.problem}"
-    if isinstance(error, RecursionError):
-        return ": nested too deeply"
-    text = error.strerror if isinstance(error, OSError) else str(error)
-    return f": {' '.join(str(text).split())}"
-
-
-def _refuse_aliases(root: yaml.Node, path: str) -> None:
-    # with aliases a few lines can stand for billions of entries
-    seen: set[int] = set()
-    todo: list[Any] = [root]
-    while todo:
-        node = todo.pop()
-        if id(node) in seen:
-            raise _bad(path, node, "an alias (*name) refers to this", "write it out")
-        seen.add(id(node))
-        if not isinstance(node.value, str):
-            todo += [part for item in node.value
-                     for part in (item if isinstance(item, tuple) else (item,))]
-
-
 def _pairs(node: Any, path: str, what: str) -> Iterator[tuple[Any, Any]]:
     """Yield the pairs of a mapping; one without any content has none."""
-    if _is_none(node):
-        return
-    if not node.id == "mapping":
-        raise _bad(path, node, f"{what} is no mapping", "write 'name: value' lines")
-    for key, value in node.value:
-        if key.id != "scalar":
-            raise _bad(path, key, f"a name in {what} is no plain text", "write it as plain text")
-        yield key, value
+    return iter(()) if _is_none(node) else yamlfile.pairs(node, path, what)
 
 
 def _read_header(node: Any, made: Document) -> None:
     for key, value in _pairs(node, made.path, "the header"):
         if key.value == "Include":
             names = (word.strip(" \"'") for word in _text(value).strip("()[] ").split(","))
-            made.includes += [(name, _line(value)) for name in names if name not in _NONE]
+            made.includes += [(name, line(value)) for name in names if name not in _NONE]
 
 
 def _add(made: Document, key: Any, value: Any) -> None:
     try:
         kind, name = dictionary_entry.parse_name(key.value)
     except Unfit as error:
-        raise _bad(made.path, key, error.message, "mend the name") from error
+        raise bad(made.path, key, error.message, "mend the name") from error
     before = made.entries.get((kind, name))
     if before is not None:
-        raise _bad(made.path, key, f"{key.value} is defined a second time, first at "
+        raise bad(made.path, key, f"{key.value} is defined a second time, first at "
                    f"{before.place}", "leave one of them out")
     made.entries[kind, name] = _entry(made.path, key, value, kind, name)
 
@@ -156,24 +98,24 @@ def _entry(path: str, key: Any, value: Any, kind: Kind, name: str) -> Entry:
     for member, node in _pairs(value, path, f"entry {key.value}"):
         lower = member.value.lower()
         if lower in members:
-            raise _bad(path, member, f"entry {key.value}: {member.value} occurs twice",
+            raise bad(path, member, f"entry {key.value}: {member.value} occurs twice",
                        "leave one of them out")
         if lower not in _MEMBERS:
             near = difflib.get_close_matches(lower, _MEMBERS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            cli.warn(f"{path}:{_line(member)}: entry {key.value}: unknown member {member.value} "
+            cli.warn(f"{path}:{line(member)}: entry {key.value}: unknown member {member.value} "
                      f"ignored{hint}")
         members[lower] = node
     try:
         sort = _type(value.tag, members)
         if not sort.name:
-            cli.warn(f"{path}:{_line(key)}: entry {key.value}: {value.tag} is not known: its "
+            cli.warn(f"{path}:{line(key)}: entry {key.value}: {value.tag} is not known: its "
                      "values are not checked")
         return Entry(name, kind, sort, _format(members, sort), _range(members.get("range"), sort),
-                     _comment(members), f"{path}:{_line(key)}")
+                     _comment(members), f"{path}:{line(key)}")
     except Unfit as error:
         told = re.sub(r"^(\w+): \1 ", r"\1 ", error.message)
-        raise _bad(path, key, f"entry {key.value}: {told}", "mend the entry") from error
+        raise bad(path, key, f"entry {key.value}: {told}", "mend the entry") from error
 
 
 def _type(tag: str, members: dict[str, Any]) -> Type:
@@ -228,7 +170,7 @@ def _member(members: dict[str, Any], name: str) -> str:
 
 
 def _is_none(node: Any) -> bool:
-    return node.tag == _NULL or (node.id == "scalar" and node.value.strip() in _NONE)
+    return node.tag == yamlfile.NULL or (node.id == "scalar" and node.value.strip() in _NONE)
 
 
 def _text(node: Any) -> str:
@@ -238,11 +180,3 @@ def _text(node: Any) -> str:
     if node.id == "sequence":
         return ", ".join(map(_text, node.value))
     return str(node.value)
-
-
-def _line(node: Any) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _bad(path: str, node: Any, reason: str, remedy: str) -> errors.BadConfig:
-    return errors.BadConfig(f"{path}:{_line(node)}: {reason}", remedy)

@@ -1,7 +1,7 @@
 """The job file: what it may say, how it is read, checked, named and submitted.
 
 A job file is a StartDaqV2 specification with a few more members (``fileId``, ``created``, ``by``,
-``startBy``, ``heuristics``, ``instrument``, ``keywords``, ``allowShared``,
+``startBy``, ``heuristics``, ``instrument``, ``keywords``, ``allowShared``, ``headerPolicy``,
 ``keywordDictionaries``), so that a person can write one by hand and drop it into a stage. No tool
 ever rewrites it.
 """
@@ -126,7 +126,8 @@ def check(document: Document, job: str = "", *, tell: bool = True) -> None:
     names.check_prefix(document.get("filePrefix", ""))
     _check_sources(document)
     for path in document.get("keywordDictionaries", []):
-        _check_dictionary(path)
+        _check_config_path(path, "dictionary")
+    _check_policy(document.get("headerPolicy", ""))
     for receiver in document.get("receivers", []):
         receivers.check(receiver)
     for member in unknown(document) if tell else ():
@@ -160,10 +161,19 @@ def _check_sources(document: Document) -> None:
                              f"use one of {', '.join(sorted(seen))}")
 
 
-def _check_dictionary(path: str) -> None:
+def _check_config_path(path: str, what: str) -> None:
     if not path.isprintable() or path.startswith("/") or ".." in path.split("/"):
-        raise errors.BadData(f"the dictionary {path!r} is not allowed",
+        raise errors.BadData(f"the {what} {path!r} is not allowed",
                              "give a path relative to an entry of $CFGPATH, without '..'")
+
+
+def _check_policy(given: str | Document) -> None:
+    if isinstance(given, str):
+        _check_config_path(given, "headerPolicy")
+    else:
+        from daqlib import headerpolicy
+
+        headerpolicy.entries(given, "headerPolicy")
 
 
 def _check_uri(source: Document) -> None:

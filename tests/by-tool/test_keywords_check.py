@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consolepage import assert_prints_what_is_shown, blocks
 from daqlib import rpc
-from harness import CHECKOUT, SYSTEM_PATH, Daq, Result, make_fits
+from harness import CHECKOUT, Daq, Result, make_fits
 from live import Live
 
 Keyword = dict[str, Any]
@@ -228,28 +224,10 @@ def test_keywords_of_a_source_that_break_the_rules_are_not_used(daq: Daq) -> Non
 # -- the page --------------------------------------------------------------------------------------
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}[^\n]*\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
-
-
-def steps() -> list[tuple[str, str]]:
-    """Return the commands of the page, each with its here-document, and what is shown for it."""
-    found: list[list[str]] = []
-    inside = False
-    for line in "".join(blocks("console")).splitlines(keepends=True):
-        if inside or line.startswith("$ "):
-            found += [] if inside else [["", ""]]
-            found[-1][0] += line if inside else line[2:]
-            inside = line != "END\n" if inside else "<<'END'" in line
-        else:
-            found[-1][1] += line
-    return [(command, shown) for command, shown in found]
-
-
 def test_the_dictionaries_of_the_page_are_right(tmp_path: Path) -> None:
     from daqlib import dictionary
 
-    found = blocks("yaml")
+    found = blocks(PAGE, "yaml")
     assert len(found) >= 2
     for text in found:
         if "cfg:\n" in text:
@@ -260,18 +238,4 @@ def test_the_dictionaries_of_the_page_are_right(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_page_print_what_is_shown(tmp_path: Path) -> None:
-    for name in ("bin", "config", "lib", "tools"):
-        (tmp_path / name).symlink_to(CHECKOUT / name)
-    found = steps()
-    assert len(found) >= 8
-    script = "".join(f"{command}_code=$?; echo \"@@ $_code\"; (exit $_code)\n"
-                     for command, _ in found)
-    assert shutil.which("bash")
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env={"PATH": SYSTEM_PATH, "HOME": str(tmp_path), "LC_ALL": "C.UTF-8",
-             "DAQ_PYTHON": sys.executable, "DAQ_SPOOL": os.fspath(tmp_path / "spool")}, check=False)
-    outputs = re.findall(r"(.*?)@@ (\d+)\n", done.stdout, re.S)
-    assert len(outputs) == len(found), done
-    for (command, shown), (printed, _) in zip(found, outputs, strict=True):
-        assert printed == shown, f"$ {command}\n{printed}\n{done.stderr}"
+    assert assert_prints_what_is_shown(PAGE, tmp_path) >= 8

@@ -131,6 +131,17 @@ def test_a_merge_loads_nothing_dear(
     assert "daq_merge.plan" in run.loaded
 
 
+def test_a_header_policy_loads_nothing_dear(
+        merge: Any, tmp_path: Path, specification: dict[str, Any]) -> None:
+    specification["headerPolicy"] = {"keywords": [
+        {"name": "RA", "type": "float", "required": True, "unit": "deg", "max": 360, "source": "t"},
+        {"name": "INS MODE", "type": "string", "default": "NONE", "format": "%.8s"},
+        {"name": "OBJECT", "type": "integer", "values": [1]}]}
+    run = merge(write(tmp_path, specification)).ok()
+    assert run.ways(UNWANTED | NOT_OURS) == [] and "daqlib.headerpolicy" in run.loaded
+    assert run.err.count("header policy: ") == 3
+
+
 def test_keywords_alone_load_nothing_dear(
         merge: Any, tmp_path: Path, specification: dict[str, Any]) -> None:
     del specification["target"]["source"], specification["sources"][0]

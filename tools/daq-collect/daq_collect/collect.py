@@ -56,7 +56,8 @@ def work(claim: Claim) -> Outcome:
     _fetch_here(claim, folder, [item for item in wanted if not item.host], origins)
     for batch in remote.batches([item for item in wanted if item.host]):
         _fetch_there(claim, folder, batch, origins)
-    text = json.dumps(plan.local(specification), indent=1, ensure_ascii=False)
+    specification = plan.with_policy(plan.local(specification), claim)
+    text = json.dumps(specification, indent=1, ensure_ascii=False)
     fsops.put(os.path.join(claim.folder, SPECIFICATION), text.encode() + b"\n")
     entries = [origins.find(item.name, item.origin) or {} for item in wanted]
     outputs = [manifest.collected(claim.folder, os.path.join(plan.SOURCES, item.name),
@@ -245,7 +246,7 @@ def _limits(claim: Claim) -> list[str]:
 
 
 def _extra_inputs(claim: Claim) -> dict[str, str]:
-    """Return digests of the settings, and of the origins: a file delivered anew is fetched anew.
+    """Return digests of settings, header policy and origins: a file delivered anew is fetched anew.
 
     An origin that is gone does not count as changed: the copy of it is what we have.
     """
@@ -253,7 +254,10 @@ def _extra_inputs(claim: Claim) -> dict[str, str]:
     chosen = [claim.settings["instrument_id"], claim.settings["receivers"]]
     origins = Origins(os.path.join(claim.folder, plan.SOURCES))
     marks = [_mark(item, origins) for item in _wanted(claim)]
-    return {"settings": _digest_of(chosen), "origins": _digest_of(marks)}
+    made = {"settings": _digest_of(chosen), "origins": _digest_of(marks)}
+    if policy := plan.policy(claim):
+        made["policy"] = _digest_of(policy)
+    return made
 
 
 def _have_given_back(claim: Claim) -> None:

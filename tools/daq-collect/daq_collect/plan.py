@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from daqlib import alerts, errors, history, job, names, product
+from daqlib import alerts, errors, headerpolicy, history, job, names, product
 from daqlib.stage import Claim
 
 Document = dict[str, Any]
@@ -59,6 +59,40 @@ def derive(claim: Claim) -> tuple[Document, list[alerts.Alert]]:
                 "receivers": claim.settings["receivers"]}
     acquired = ended.get("result") if ended else None
     return product.specification(claim.id, document, acquired, claim.events, settings)
+
+
+def policy(claim: Claim) -> Document | None:
+    """Return the header policy of the job: its own, else the site's.
+
+    A queued specification, which has no instrument, is complete: nothing of the site is added.
+
+    Raises:
+        errors.BadConfig: its file is not there or not right.
+    """
+    document = claim.job.document
+    chosen = document.get("headerPolicy", "" if document.get("instrument") == "" else None)
+    if chosen is None:
+        return headerpolicy.of_site(claim.settings)
+    if isinstance(chosen, dict):
+        return chosen
+    return headerpolicy.load(chosen, "headerPolicy of the job") if chosen else None
+
+
+def with_policy(specification: Document, claim: Claim) -> Document:
+    """Return the specification with the job's header policy.
+
+    Raises:
+        errors.BadConfig: a file is not there or not right.
+    """
+    found = policy(claim)
+    if found is None:
+        return specification
+    listed = claim.settings["dictionaries"]
+    if listed and claim.job.document.get("headerPolicy") is not found:
+        from daqlib import dictionary
+
+        found = headerpolicy.filled(found, dictionary.load(listed))
+    return {**specification, "headerPolicy": found}
 
 
 def inputs(specification: Document) -> list[Input]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "run the daemon",
     "keygen [<name>]": "make a pair of CURVE keys",
     "keywords check <file>": "check keywords, or a specification, with the dictionaries; a dry run",
+    "keywords policy [<file>]": "check a header policy; print the cards of keywords nobody gives",
 }
 
 
@@ -61,8 +62,10 @@ def main(argv: list[str]) -> int:
 
         return keygen.run(options, options.arguments)
     if options.command == "keywords":
-        from daq_ctl import keywordcheck
+        from daq_ctl import keywordcheck, policycheck
 
+        if options.arguments[:1] == ["policy"]:
+            return policycheck.run(options, options.arguments[1:])
         return keywordcheck.run(options, options.arguments)
     from daq_ctl import client
 

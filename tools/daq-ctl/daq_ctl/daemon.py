@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from daq_ctl.acquisition import Site
 from daq_ctl.application import Application
 from daq_ctl.control import Control
-from daqlib import __version__, daemon, dictionary, errors, fsops, logs, uri
+from daqlib import __version__, daemon, dictionary, errors, fsops, headerpolicy, logs, uri
 from daqlib.config import Config
 from daqlib.feed import Feed, Status
 from daqlib.rpcserver import Publisher, Server
@@ -47,6 +47,7 @@ class Daemon:
         self.application = Application(name, self._entered, self._leaving.set, self._is_active)
         self._feed = Feed(spool, self._publish, self._seen,
                           float(settings["scan_interval_sec"]))
+        headerpolicy.of_site(settings)  # a mistake is told now, not when the first job is collected
         site = Site(spool, settings, self._feed.refresh, self._ended,
                     dictionary.load(settings["dictionaries"]))
         self._control = Control(site, self._feed)

@@ -33,7 +33,8 @@ def run(options: argparse.Namespace, words: list[str]) -> int:
         errors.BadConfig: a dictionary is not right.
     """
     if len(words) != 2 or words[0] != "check":
-        raise errors.Usage("keywords takes 'check <file>'", "try 'daq-ctl --help'")
+        raise errors.Usage("keywords takes 'check <file>' or 'policy [<file>]'",
+                           "try 'daq-ctl --help'")
     settings = config.load(options.config)
     known = dictionary.load(settings["dictionaries"])
     document = _document(words[1])

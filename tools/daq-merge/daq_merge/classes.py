@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 #: Written by the merger; what sources say about them is overwritten (ESO-396401 section 8.3).
 RESERVED = ("ORIGFILE", "ARCFILE", "DATE", "CHECKSUM", "DATASUM")
 
-# they say what the numbers of the primary array mean: from another file they would falsify it
-_BOUND = frozenset(("BSCALE", "BZERO", "BLANK", "PTYPEn", "PSCALn", "PZEROn"))
 _RESERVED = frozenset(RESERVED)
 
 # the cards that old writers add to say what FITS is; part of the file format, not of the data
@@ -40,7 +38,7 @@ _KNOWN = frozenset((
         "PCOUNT", "GCOUNT", "QUANTIZ", "SCALE", "ZERO", "BLANK", "TABLE", "HECKSUM", "DATASUM",
         "NAXIS", "NAXISn", "NAMEn", "VALn", "TILEn", "FORMn", "CTYPn")),
     # scaling, null values, dimensions, ranges, units, display
-    "BUNIT", "DATAMIN", "DATAMAX", *_BOUND,
+    "BUNIT", "DATAMIN", "DATAMAX", "BSCALE", "BZERO", "BLANK", "PTYPEn", "PSCALn", "PZEROn",
     *(f"T{name}n" for name in ("SCAL", "ZERO", "NULL", "DIM", "LMIN", "LMAX", "DMIN", "DMAX",
                                "UNIT", "DISP", "DESC")),
     # identification of the HDU, sums
@@ -87,10 +85,9 @@ def _role(kind: Kind, name: str) -> str:
         return "structural"
     if kind != "value":
         return ""
-    shape = cardname.shape(name)
-    if shape in _RESERVED:
+    if cardname.shape(name) in _RESERVED:
         return "reserved"
-    return "bound" if shape in _BOUND else ""
+    return "bound" if cardname.is_bound(kind, name) else ""
 
 
 def is_user(keyword: Keyword) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from daq_merge.cards import Keyword
     from daq_merge.how import How
     from daq_merge.layout import Input, Part
+    from daq_merge.policy import Policy
     from daqlib.cardlayout import Warn
     from daqlib.dictionary import Dictionaries
 
@@ -125,7 +126,7 @@ def plan(specification: dict[str, Any], root: str, how: How | None = None) -> Pl
 
     Raises:
         MissingSource: a source file is not there.
-        BadSpecification: a keyword dictionary is not there or not right.
+        BadSpecification: a keyword dictionary is not there or not right; so for a header policy.
         errors.BadData: a file, a keyword or a rule is wrong.
         OSError: a file cannot be read.
     """
@@ -142,6 +143,7 @@ def plan(specification: dict[str, Any], root: str, how: How | None = None) -> Pl
     made.blocks = [_block(source, user_only, dictionaries, warn) for source in made.sources]
     first = made.sources[0] if made.sources and made.sources[0].is_target else None
     made.base = first.input if first else None
+    policy = _policy(specification, made, warn)
     made.merged = keywords.merge(made.blocks, warn)
     has_extensions = any(len(one.file.hdus) > 1 for one in made.inputs)
     made.structure = primary.structure(first.found if first else None, has_extensions)
@@ -151,6 +153,8 @@ def plan(specification: dict[str, Any], root: str, how: How | None = None) -> Pl
     if how is not None and how.stamp == "all":
         stamps = tuple(card for k in made.own if k.name in _STAMPS for card in k.cards)
     made.parts = layout.lay_out(lines, made.base, made.inputs, stamps)
+    if policy is not None:
+        made.alerts.extend(policy.alerts(made.merged + made.own))
     made.alerts.extend(_resized(made.base, made.parts[0]))
     made.alerts.extend(_unmergeable(made.sources))
     return made
@@ -168,6 +172,25 @@ def _dictionaries(specification: dict[str, Any], root: str) -> Dictionaries | No
                                by="keywordDictionaries")
     except errors.BadConfig as error:
         raise BadSpecification(error.message, error.remedy) from error
+
+
+def _policy(specification: dict[str, Any], made: Plan, warn: Warn) -> Policy | None:
+    """Add what the header policy writes as a last source; return the policy, if there is one."""
+    if "headerPolicy" not in specification:
+        return None
+    from daq_merge import policy
+
+    try:
+        found = policy.Policy(specification["headerPolicy"], made.blocks)
+    except errors.BadData as error:
+        raise BadSpecification(error.message, error.remedy) from error
+    if written := found.keywords(warn):
+        last = Source({"type": "fitsKeywords", "sourceName": policy.NAME}, "the header policy",
+                      len(made.sources), False, None)
+        last.found, last.default = written, policy.NAME
+        made.sources.append(last)
+        made.blocks.append(keywords.Block(last.where, last.rank, written))
+    return found
 
 
 def _sources(specification: dict[str, Any], target: dict[str, Any], root: str

@@ -27,6 +27,7 @@ _REASONS = {
     "bound": "says what the numbers of its own primary array mean",
 }
 _SUMS = ("CHECKSUM", "DATASUM")
+_DEFAULTS = {"target": "target", "user": "default: user class", "policy": "no source gives it"}
 
 
 class _Fate:
@@ -204,7 +205,7 @@ def _default(source: Source, prefix: str) -> str:
         return prefix  # the rules add what they do
     if prefix:
         return "initialKeywords"
-    return {"target": "target", "user": "default: user class"}.get(source.default, "default: all")
+    return _DEFAULTS.get(source.default, "default: all")
 
 
 def _by_default(source: Source, own: list[_Fate]) -> tuple[list[_Fate], list[_Fate]]:

@@ -104,6 +104,7 @@ def fits_schema(document: Any) -> bool:
                 and _are(document, "sources", _is_source)
                 and _are(document, "keywordDictionaries", _is_text)
                 and _are(document, "receivers", _is_receiver)
+                and type(document.get("headerPolicy", {})) is dict
                 and document.get("heuristics", "v2") in ("v1", "v2"))
     except (KeyError, TypeError):  # a member that is missing, or a type that is no text
         return False

@@ -95,7 +95,7 @@ def job_of(specification: Any) -> Document:
         "filePrefix": target.get("filePrefix", ""), "instrument": "", "sources": sources}
     if chosen is not None:
         made["mergeTarget"] = {"sourceName": chosen["sourceName"]}
-    for member in ("receivers", "heuristics", "keywordDictionaries"):
+    for member in ("receivers", "heuristics", "keywordDictionaries", "headerPolicy"):
         if member in specification:
             made[member] = specification[member]
     return made
