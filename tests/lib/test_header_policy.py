@@ -48,10 +48,10 @@ def test_what_nobody_gives_is_written_and_told() -> None:
         "RA      =                      / [deg] right ascension",
         "HIERARCH ESO TEL AMBI RHUM   =         -1.0", "HIERARCH ESO INS MODE        = 'IMG     '"]
     assert alerts(made) == {
-        "header-missing": ("error", "p.yaml: the header lacks keywords that must be there; their "
-                           "null value was written: OBJECT, RA (tcs)"),
-        "header-default": ("warning", "p.yaml: nobody gave some keywords; their default was "
-                           "written: TEL AMBI RHUM (weather)")}
+        "header-missing": ("error", "required keywords are missing: OBJECT, RA (tcs); their null "
+                           "values were written (policy p.yaml)"),
+        "header-default": ("warning", "keywords are missing: TEL AMBI RHUM (weather); their "
+                           "defaults were written (policy p.yaml)")}
 
 
 def test_what_is_given_is_left_alone(tmp_path: Path) -> None:
@@ -75,8 +75,11 @@ def test_an_optional_keyword_without_default_is_only_checked() -> None:
 
 def test_the_two_kinds_of_a_name_are_two_keywords() -> None:
     made = planned(keyword_source("k", value("OBJECT", "M 31")), policy=table(
-        {"name": "HIERARCH ESO OBJECT", "type": "string", "default": "none"}))
-    assert cards(made) == ["OBJECT  = 'M 31    '", "HIERARCH ESO OBJECT          = 'none    '"]
+        {"name": "HIERARCH ESO OBJECT", "type": "string", "default": "none"},
+        {"name": "HIERARCH ESO DATE", "type": "string", "default": "never"}))
+    assert cards(made) == [
+        "OBJECT  = 'M 31    '", "HIERARCH ESO DATE            = 'never   '",
+        "HIERARCH ESO OBJECT          = 'none    '"]
 
 
 def test_a_keyword_without_value(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_many_missing_keywords_make_one_alert() -> None:
     made = planned(policy=table(*({"name": f"K{n}", "type": "integer", "default": n}
                                   for n in range(120))))
     ((name, (_, text)),) = alerts(made).items()
-    assert name == "header-default" and "K0, K1, " in text and text.endswith("; and 20 more")
+    assert name == "header-default" and "K0, K1, " in text and "K99; and 20 more; " in text
 
 
 # -- wrong -----------------------------------------------------------------------------------------
@@ -129,7 +132,8 @@ def test_a_value_that_is_not_allowed_is_kept_and_told(entry: dict[str, Any], giv
         assert alerts(made) == {}
         return
     severity, text = alerts(made)["header-invalid"]
-    assert severity == "warning" and text.endswith(f"it was kept: KEY = {why}")
+    assert severity == "warning" and text == (
+        f"values are not allowed: KEY = {why}; they were kept (policy p.yaml)")
 
 
 @pytest.mark.parametrize("card", ["KEY     = 12abc", "KEY     = 'open", "KEY     = (1.5, 2)"])

@@ -139,7 +139,7 @@ def test_a_header_policy_loads_nothing_dear(
         {"name": "OBJECT", "type": "integer", "values": [1]}]}
     run = merge(write(tmp_path, specification)).ok()
     assert run.ways(UNWANTED | NOT_OURS) == [] and "daqlib.headerpolicy" in run.loaded
-    assert run.err.count("header policy: ") == 3
+    assert run.err.count("(policy ") == 3
 
 
 def test_keywords_alone_load_nothing_dear(

@@ -18,6 +18,7 @@ log = logging.getLogger("daq.ocm.controller")
 
 #: The phases in which a source may be recording for us.
 COMMANDED = ("starting", "started")
+_LAST_WORD_S = 0.2  # what an adapter itself says when the time is up tells more
 _LOOK_S = 2.0  # pause between two looks at a source that may begin late
 _PHASE_OF = {"starting": "starting", "started": "started", "stopped": "stopped",
              "source-absent": "absent", "source-aborted": "aborted"}
@@ -122,7 +123,7 @@ async def answered(live: Live, question: Awaitable[T]) -> T:
     if not live.optional:
         return await asked(question)
     try:
-        async with asyncio.timeout(live.source.timeout):
+        async with asyncio.timeout(live.source.timeout + _LAST_WORD_S):
             return await asked(question)
     except TimeoutError as error:
         raise errors.Unavailable(f"it did not answer within {live.source.timeout:g} s",

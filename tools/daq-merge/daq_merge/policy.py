@@ -12,7 +12,6 @@ from daqlib import alerts, cardvalue, errors, headerpolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from daq_merge.keywords import Block
@@ -46,10 +45,10 @@ class Policy:
             errors.BadData: it is not right.
         """
         self._entries = headerpolicy.entries(document, "headerPolicy")
-        self._file = str(document.get("file") or "header policy")
+        self._file = str(document.get("file") or "of the specification")
         given = {keyword.key for block in blocks for keyword in block.keywords}
-        self.missing = [entry for entry in self._entries if entry.key not in given
-                        and entry.name not in classes.RESERVED]
+        given.update(("value", name) for name in classes.RESERVED)
+        self.missing = [entry for entry in self._entries if entry.key not in given]
 
     def keywords(self, warn: Warn) -> list[Keyword]:
         """Return what is written for the missing keywords: all but optional ones without value."""
@@ -67,14 +66,14 @@ class Policy:
         filled = [entry for entry in self.missing
                   if not entry.required and entry.default is not None]
         found = [
-            ("header-missing", "the header lacks keywords that must be there; their null value "
-             f"was written: {_listed((e.name, e.source) for e in lost + empty)}", lost + empty),
-            ("header-default", "nobody gave some keywords; their default was written: "
-             f"{_listed((e.name, e.source) for e in filled)}", filled),
-            ("header-invalid", "some keywords have a value that is not allowed; it was kept: "
-             f"{_listed((text, e.source) for e, text in wrong)}", wrong)]
-        return [alerts.make(condition, "", f"{self._file}: {text}")
-                for condition, text, any_of in found if any_of]
+            ("header-missing", "required keywords are missing", "their null values were written",
+             [(entry.name, entry.source) for entry in lost + empty]),
+            ("header-default", "keywords are missing", "their defaults were written",
+             [(entry.name, entry.source) for entry in filled]),
+            ("header-invalid", "values are not allowed", "they were kept",
+             [(text, entry.source) for entry, text in wrong])]
+        return [alerts.make(condition, "", f"{what}: {_listed(told)}; {done} (policy {self._file})")
+                for condition, what, done, told in found if told]
 
     def _wrong(self, by_key: dict[tuple[str, str], Keyword],
                ) -> tuple[list[Entry], list[tuple[Entry, str]]]:
@@ -103,14 +102,12 @@ def _value(keyword: Keyword) -> cardvalue.Value:
     return cardvalue.read(cards.split(keyword)[0], keyword.label) if text is None else text
 
 
-def _listed(told: Iterable[tuple[str, str]]) -> str:
+def _listed(told: list[tuple[str, str]]) -> str:
     """Return what is told, by the source that ought to have given it."""
     groups: dict[str, list[str]] = {}
-    count = 0
-    for text, source in told:
-        count += 1
-        if count <= _MOST:
-            groups.setdefault(source, []).append(text)
+    for text, source in told[:_MOST]:
+        groups.setdefault(source, []).append(text)
     parts = [", ".join(texts) + (f" ({source})" if source else "")
              for source, texts in groups.items()]
-    return "; ".join(parts) + (f"; and {count - _MOST} more" if count > _MOST else "")
+    more = len(told) - _MOST
+    return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
