@@ -117,6 +117,16 @@ def test_a_start_that_fails_for_another_source_fails(live: Live, stage: Stage) -
     wait_until(lambda: late.state == "Aborted")
 
 
+def test_a_source_that_does_not_obey_when_a_start_is_undone(live: Live, stage: Stage) -> None:
+    stubborn, bad = stage.metadaqif(AbortDaq="refuse"), stage.metadaqif(StartDaq="refuse")
+    with pytest.raises(rpc.RemoteError, match=f"source {bad.path} did not start"):
+        live.begin(optional(stubborn), bad.source(), id="undone")
+    assert absent(stubborn) in live.alerts("undone")
+    assert live.call("AbortDaq", id="undone") == {"id": "undone", "error": True}
+    stubborn.plan = {}
+    wait_until(lambda: stubborn.state == "Aborted")
+
+
 # -- it fails later -------------------------------------------------------------------------------
 
 
@@ -191,7 +201,8 @@ def test_a_death_while_starting(live: Live, stage: Stage, point: str, substate: 
         assert live.call("StopDaq", id=job) == {"id": job, "error": False}
         assert "StopDaq" not in bad.calls
     else:  # the detector was never commanded: nothing is started late
-        assert live.daq.tree()["failed"] == [job] and "RecStart" not in det.calls
+        wait_until(lambda: live.daq.tree().get("failed") == [job])
+        assert "RecStart" not in det.calls
         live.call("AbortDaq", id=job)
 
 

@@ -210,7 +210,7 @@ def load(folder: Path, text: str) -> dict[str, Any]:
 
 
 def test_the_sample_is_right() -> None:
-    found = headerpolicy.load(str(CHECKOUT / "config" / "header-policy.yaml"), "the test")
+    found = headerpolicy.load(str(CHECKOUT / "config" / "policy" / "primary.yaml"), "the test")
     assert len(headerpolicy.entries(json.loads(json.dumps(found)), "it")) == 5
 
 

@@ -283,7 +283,7 @@ class Acquisition:
         if self._turns.kind != "start":
             self._turns.heed()
         await self._put_aside(reason, asking.aborted(answers))
-        self._silence_all(late)
+        self._silence_all([*late, *(each for each, _ in asking.absent(answers))])
 
     def _silence_all(self, late: Iterable[Live]) -> None:
         for each in late:
