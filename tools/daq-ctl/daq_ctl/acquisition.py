@@ -263,9 +263,9 @@ class Acquisition:
 
     async def _begin_together(self, group: list[Live]) -> Answers[None]:
         answers = await self._turns.ask(group, lambda each: each.source.prepare())
-        if not asking.failures(answers):
-            answers = await self._turns.ask(group, lambda each: each.source.start())
-        return answers
+        if failed := [(each, answer) for each, answer in answers if answer is not None]:
+            return list(failed)
+        return await self._turns.ask(group, lambda each: each.source.start())
 
     async def _give_up(self, failed: Failures, told: list[Told], late: list[Live]) -> None:
         reason = asking.texts(failed, " did not start")
