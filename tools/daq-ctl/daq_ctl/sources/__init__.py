@@ -29,6 +29,7 @@ ADAPTERS: dict[tuple[str, str], str] = {
     ("metadataSource", "ipc"): "daq_ctl.sources.metadaqif:Metadaqif",
     ("primarySource", "exec"): "daq_ctl.sources.program.adapter:Recording",
     ("metadataSource", "exec"): "daq_ctl.sources.program.adapter:Values",
+    ("metadataSource", "epics"): "daq_ctl.sources.epics:Epics",
 }
 #: The same of other people's packages: group of entry points by type of source, named by scheme.
 GROUPS = {"primarySource": "daqspool.primary_sources",
