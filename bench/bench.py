@@ -8,6 +8,7 @@ all of them alike. The scratch directory decides which file system is measured.
     bench/run --group merge --only new           one row of it
     bench/run --group control --quick            acquisition control in three minutes
     bench/run --group spool --only turnaround    how soon a product is there
+    bench/run --group instruments                real instruments, beside their bare protocol
 """
 
 from __future__ import annotations
@@ -139,10 +140,22 @@ def spool(scratch: str, options: argparse.Namespace) -> tuple[list[str], list[st
     return spooling.measure(bench, names)
 
 
+def instruments(scratch: str, options: argparse.Namespace) -> list[str]:
+    """Measure real instruments; return the targets that were missed."""
+    import instruments as parts
+    from control import Bench, Report
+
+    names = [name for name in options.only or parts.PARTS if name in parts.PARTS]
+    return parts.measure(Bench(os.path.join(options.checkout, "bin"), scratch, options.quick, 0.0,
+                               Report()), names)
+
+
 def measure(name: str, folder: str, options: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Run a group with targets; return those that were missed, and what was done wrong."""
     if name == "control":
         return control(folder, options), []
+    if name == "instruments":
+        return instruments(folder, options), []
     if name == "spool":
         return spool(folder, options)
     found = merge(folder, options)
@@ -150,9 +163,10 @@ def measure(name: str, folder: str, options: argparse.Namespace) -> tuple[list[s
 
 
 RACES = {"start-up": start_up, "listing": listing}
-GROUPS = (*RACES, "merge", "control", "spool")
+GROUPS = (*RACES, "merge", "control", "spool", "instruments")
 CONTROL = ("starts", "hold", "hanging", "client", "waiters", "keywords")
 SPOOL = ("turnaround", "rate", "crowd", "copy", "link", "ssh", "session")
+INSTRUMENTS = ("epics",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,17 +182,18 @@ def parser() -> argparse.ArgumentParser:
                            "spool: MiB that are collected (default: 1024, quick 4)")
     made.add_argument("--scratch", help="directory to work in (default: a temporary one)")
     made.add_argument("--quick", action="store_true",
-                      help="control: fewer rounds; merge, spool: shows that it works, "
+                      help="control, instruments: fewer rounds; merge, spool: shows that it works, "
                            "measures nothing")
     made.add_argument("--hold", type=float, metavar="S",
                       help="control: seconds to hold 200 acquisitions (default: 180, quick 20)")
     made.add_argument("--only", action="append", metavar="PART",
-                      choices=sorted({*CONTROL, *SPOOL, *merging.NAMES}),
+                      choices=sorted({*CONTROL, *SPOOL, *INSTRUMENTS, *merging.NAMES}),
                       help=f"control: one of {', '.join(CONTROL)}; "
                            f"spool: one of {', '.join(SPOOL)}; "
+                           f"instruments: one of {', '.join(INSTRUMENTS)}; "
                            f"merge: one of {', '.join(merging.NAMES)}")
     made.add_argument("--checkout", default=TOP, metavar="DIR",
-                      help="control, merge, spool: measure the tools of another checkout")
+                      help="all but start-up, listing: measure the tools of another checkout")
     return made
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import CHECKOUT, Daq
+from ioc import required
 
 BENCH = CHECKOUT / "bench"
 RIGHT = "every product of daq-merge was checked byte by byte and is right"
@@ -124,6 +125,16 @@ def test_a_smoke_run_of_the_spool_group(parts: list[str]) -> None:
         assert done.stdout.count("meanwhile other programs used") == len(parts)
         assert "left out" not in done.stdout.replace("reflinks: left out", "")
         assert list(Path(scratch).iterdir()) == []
+
+
+def test_a_smoke_run_of_the_instruments_group(tmp_path: Path) -> None:
+    required("pvxslibs", "caproto")
+    done = bench(tmp_path, "--quick", "--only", "epics", group="instruments")
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("snapshot of 50 process variables", "StartDaqV2 of the process variables, median",
+                 "ratio to (simulated source and caproto alone)"):
+        assert text in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
