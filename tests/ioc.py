@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +114,11 @@ class Ioc:
                 env=self._environment())
         wait_until(lambda: re.search(ready, log.read_text(errors="replace")), PATIENCE_S,
                    lambda: log.read_text(errors="replace"))
+
+    def hang(self) -> None:
+        """Let it answer nothing any more, with its connections open."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
 
     def die(self) -> None:
         """Kill it; harmless when it does not run."""

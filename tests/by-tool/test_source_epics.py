@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +230,16 @@ def test_an_ioc_that_dies_and_comes_back(live: Live, mortal: Ioc, count: Count) 
     assert comments["NSTART"] == comments["NEND"] == "[counts]"
 
 
-def test_an_ioc_that_is_gone_at_the_end(live: Live, mortal: Ioc) -> None:
+@pytest.mark.parametrize("end", [Ioc.die, Ioc.hang])
+def test_an_ioc_that_is_gone_at_the_end(live: Live, mortal: Ioc, end: Callable[[Ioc], None],
+                                        ) -> None:
     mortal.base(prefix="DIE:")
     job = live.begin(lab([*COUNTS, {"pv": "temp", "keyword": "T{when}", "when": ["start", "end"]}],
                          uri="epics:DIE:"))
-    mortal.die()
+    end(mortal)
     live.call("StopDaq", id=job)
     found = kept(live, job)
-    assert found["TSTART"] == found["TEND"] == 21.5 and "NEND" not in found
+    assert found["TSTART"] == found["TEND"] == 21.5
     assert {"NSTART", "NMIN", "NMEAN", "NMAX"} < set(found)
     assert "TEND: DIE:temp is flagged NOT AT END" in remarks(live, job)
 

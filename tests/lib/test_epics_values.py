@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from daq_ctl import sources
 from daq_ctl.sources import epicsvalues
 from daq_ctl.sources.epicsvalues import Alarm, Control, reading
 from daqlib import errors
+from harness import CHECKOUT
 from ioc import required
 
 NOW = 1_800_000_000.0
@@ -117,3 +121,17 @@ def test_without_caproto_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "caproto", None)
     with pytest.raises(errors.BadConfig, match=r"pip install 'daqspool\[epics\]'"):
         made()
+
+
+def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    required("caproto")
+    page = (CHECKOUT / "docs" / "epics.md").read_text()
+    [job] = re.findall(r"```json schema=startdaqv2\n(.*?)```", page, re.DOTALL)
+    [table] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "lab.yaml").write_text(table)
+    monkeypatch.setenv("CFGPATH", str(tmp_path))
+    [source] = json.loads(job)["sources"]
+    assert len(sources.make(sources.Order(source)).rows) == 6
+    source["options"] = {"mapping": "lab.yaml"}
+    assert [row.item for row in sources.make(sources.Order(source)).rows] == [
+        "LAB:temp", "LAB:shutter"]

@@ -76,7 +76,7 @@ class Client:
     # -- of the daemon's loop -----------------------------------------------------------------
 
     async def read(self, items: list[str], limit: float) -> dict[str, Reading]:
-        """Return what items are now; one that nobody serves is left out.
+        """Return what items are now; one that nobody serves, or not in time, is left out.
 
         Args:
             items: names of process variables, with the element of an array.
@@ -172,7 +172,7 @@ class Client:
         return {item: reading for item, reading in zip(items, found, strict=True) if reading}
 
     async def _one(self, item: str, deadline: float) -> Reading | None:
-        """Return what an item is; None when it is not there."""
+        """Return what an item is; None when it is not there, or does not answer in time."""
         name, index = epicsvalues.split(item)
         [pv] = await self._context.get_pvs(name)
         try:
@@ -181,7 +181,7 @@ class Client:
                 reading = await self._taken(pv, index)
         except Exception as error:  # of the network, or of a server that says what it must not
             log.debug("EPICS: %s: %s", item, error)
-            return Reading(None, "UNREADABLE") if pv.connected else None
+            return None
         if isinstance(reading.value, str) and len(reading.value) >= STRING_MOST \
                 and pv.channel.native_data_type.name == "STRING":
             return await self._whole(epicsvalues.long_name(name), reading, deadline)
