@@ -241,6 +241,8 @@ class Daq:
     spool: Path
     installed: bool = False
     env: dict[str, str] = field(default_factory=dict)
+    #: What every command line begins with, to run it in another place such as a network namespace.
+    prefix: list[str] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
 
     @property
@@ -353,6 +355,13 @@ class Daq:
             process.wait_for(until, timeout)
         return process
 
+    def program(self, *command: object, until: str | None = None) -> Process:
+        """Run another program than a tool like :meth:`spawn`, in the environment of the tools."""
+        process = self._spawn([*map(str, command)], False, None, None)
+        if until:
+            process.wait_for(until)
+        return process
+
     def _spawn(
         self,
         command: list[str],
@@ -365,7 +374,7 @@ class Daq:
         out, err = words / f"{number:04d}.out", words / f"{number:04d}.err"
         with open(out, "xb") as out_file, open(err, "xb") as err_file:
             popen = subprocess.Popen(
-                command,
+                [*self.prefix, *command],
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=out_file,
                 stderr=err_file,

@@ -81,7 +81,7 @@ class Live:
         import yaml
 
         self.daq = daq
-        self.requests = f"zpb.rr://127.0.0.1:{free_port()}"
+        self.requests = str(settings.pop("req_endpoint", f"zpb.rr://127.0.0.1:{free_port()}"))
         self.topics = f"zpb.ps://127.0.0.1:{free_port()}"
         self.daemon: Process
         self.number = 0

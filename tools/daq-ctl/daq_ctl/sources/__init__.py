@@ -25,6 +25,7 @@ from daqlib.config import Config
 ADAPTERS: dict[tuple[str, str], str] = {
     ("primarySource", "zpb.rr"): "daq_ctl.sources.recif:Recif",
     ("primarySource", "ipc"): "daq_ctl.sources.recif:Recif",
+    ("primarySource", "indi"): "daq_ctl.sources.indi.camera:Camera",
     ("metadataSource", "zpb.rr"): "daq_ctl.sources.metadaqif:Metadaqif",
     ("metadataSource", "ipc"): "daq_ctl.sources.metadaqif:Metadaqif",
     ("primarySource", "exec"): "daq_ctl.sources.program.adapter:Recording",

@@ -87,6 +87,30 @@ def address(uri: str) -> tuple[str, int, str, str]:
     return host, port, device, f"indi://{sources.one_host(host)}:{port}/{quote(device, safe='')}"
 
 
+def not_reached(where: str, error: OSError, limit: float) -> errors.Unavailable:
+    """Return the error for a server to which no connection was made.
+
+    Args:
+        where: ``host:port``.
+        error: what the system said.
+        limit: seconds that were waited.
+    """
+    why = error.strerror or str(error)
+    if isinstance(error, TimeoutError):
+        why = f"no answer within {limit:g} s"
+    elif error.errno and error.errno > 0:  # else it is of the name service, with words of its own
+        why = os.strerror(error.errno)
+    return errors.Unavailable(f"INDI server {where} is not reached: {why}",
+                              "start indiserver, or mend the URI")
+
+
+def notice_death(connection: socket.socket) -> None:
+    """Have the system end a connection whose other host is gone, even if nothing is sent."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class Client(asyncio.Protocol):
     """One connection.
 
@@ -118,10 +142,7 @@ class Client(asyncio.Protocol):
             async with asyncio.timeout(limit):
                 await loop.create_connection(lambda: self, host, port)
         except (OSError, TimeoutError) as error:
-            why = f"no answer within {limit:g} s" if isinstance(error, TimeoutError) else (
-                os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or error)
-            raise errors.Unavailable(f"INDI server {self._where} is not reached: {why}",
-                                     "start indiserver, or mend the URI") from error
+            raise not_reached(self._where, error, limit) from error
 
     # -- called by the event loop -------------------------------------------------------------
 
@@ -129,10 +150,7 @@ class Client(asyncio.Protocol):
         """See :class:`asyncio.Protocol`."""
         assert isinstance(transport, asyncio.Transport)
         self._transport, self.fault = transport, None
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE:
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        notice_death(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         """See :class:`asyncio.Protocol`."""
@@ -141,21 +159,22 @@ class Client(asyncio.Protocol):
                 self._take(message)
         except errors.BadData as error:
             self._end(error)
-        self._wake()
+        self.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self._end(errors.Unavailable(
             f"INDI server {self._where} closed the connection" + (f": {error}" if error else ""),
             "look at indiserver; start it again"))
-        self._wake()
+        self.wake()
 
     def _end(self, fault: errors.DaqError) -> None:
         self.fault = self.fault or fault
         if self._transport:
             self._transport.abort()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have every predicate that is waited for asked again."""
         self._news.set()
         self._news = asyncio.Event()
 
@@ -199,8 +218,9 @@ class Client(asyncio.Protocol):
         self._listeners.append(listener)
 
     def said(self, device: str) -> str:
-        """Return the last text for people that a device has sent, or an empty one."""
-        return next((text for whose, text in reversed(self.messages) if whose == device), "")
+        """Return the last text for people that a device has sent, to end a message with."""
+        return next((f"; it said: {text}" for whose, text in reversed(self.messages)
+                     if whose == device), "")
 
     async def until(self, predicate: Callable[[], T], limit: float, what: str = "") -> T:
         """Wait until a predicate of the properties is true, and return what it returns.
