@@ -1,6 +1,7 @@
 """Which value becomes which keyword: a table in YAML, or in the options of a metadata source.
 
-``docs/metadata.md`` describes a row. Whatever is wrong with a table is told before anything starts.
+``docs/metadata.md`` describes a row. Whatever is wrong with a table is told before anything starts,
+and no value that comes later makes a keyword that a merge refuses.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daq_ctl.sources.options import Options
-from daq_ctl.sources.readings import POINTS, SPANS, Reading, Value
+from daq_ctl.sources.readings import POINTS, SPANS, Reading, Span, Value
 from daqlib import cardlayout, config, errors, fsops
 from daqlib.cardname import Unfit
+from daqlib.cardvalue import short
 
-_TYPES: dict[str, Value] = {"float": 0.5, "integer": 1, "string": "", "boolean": True}
+#: The types, with a value of each.
+_TYPES: dict[str, Value] = {"float": 0.5, "integer": 1, "string": "x", "boolean": True}
+#: The last letter of a format -> the type that it writes.
+_WRITES = {**dict.fromkeys("diu", "integer"), **dict.fromkeys("fFeE", "float"), "s": "string",
+           "c": "boolean"}
+#: Where a number goes round: ``wrap`` -> its lower bound; one turn is what lies between them.
+_WRAPS = {0: 0, 24: 0, 360: 0, 180: -180}
 _MEMBERS = ("keyword", "when", "type", "unit", "comment", "format", "scale", "add", "wrap", "names",
             "required", "maxAge")
-_LARGEST = 1 << 20  # bytes of a table: thousands of rows
-_MANY = 5000  # rows
+_LARGEST = 256 * 1024  # bytes of a table: thousands of rows
+_MANY = 2000  # rows
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,16 @@ class Row:
         item: what is read, in the source's own terms.
         keyword: its name, ESO keywords with ``ESO`` and blanks.
         when: one of ``start, end, mean, min, max``.
-        type: float, integer, string or boolean; empty: as it is read.
+        type: float, integer, string or boolean; empty: what the format writes, else as it is read.
         unit: replaces the unit that the source gives.
         comment: of the card.
         format: an ANSI C conversion.
         scale: factor of a number.
         add: is added to it after that.
-        wrap: the number is brought to [-wrap, wrap) if that is 180, to [0, wrap) if it is 360 or
+        wrap: the number is brought to [-180, 180) if that is 180, to [0, wrap) if it is 360 or
             24; 0 leaves it.
         names: values that are called otherwise.
-        required: without it the acquisition does not start.
+        required: without a keyword of it the acquisition does not start.
         max_age: seconds after which a value is stale; 0 never.
     """
 
@@ -58,74 +66,89 @@ class Row:
     required: bool = False
     max_age: float = 0.0
 
-    def card(self, value: Value, flag: str = "", unit: str = "") -> dict[str, Any]:
-        """Return the JSON keyword (schema ``keywords``) for a value.
+    def converted(self, reading: Reading) -> Reading:
+        """Return a reading with its value named, scaled and shifted as the row wants it."""
+        value = reading.value
+        if value is None:
+            return reading
+        value = self.names.get(_plain(value), value)
+        if not isinstance(value, bool | str) and (self.scale, self.add) != (1.0, 0.0):
+            value = value * self.scale + self.add
+        return replace(reading, value=value)
 
-        The unit stands in brackets before the comment (FITS Standard 4.0, section 4.3.2), a flag
-        between them, where it is not cut off.
+    def span(self) -> Span:
+        """Return an empty span for converted readings."""
+        low = _WRAPS[int(self.wrap)]
+        return Span(self.wrap - low)
+
+    def keyword_of(self, reading: Reading, *, keep: bool) -> tuple[dict[str, Any] | None, str]:
+        """Return the keyword for a converted reading, or None, and what people should know of it.
+
+        Args:
+            reading: what was read, converted.
+            keep: whether a flagged value is recorded, with its flag.
         """
+        if reading.value is None:
+            told = f"{self.item} has no value"
+            return None, self._left_out(told + (f" ({reading.flag})" if reading.flag else ""))
+        told = f"{self.item} is flagged {reading.flag}" if reading.flag else ""
+        if told and not keep:
+            return None, self._left_out(told)
+        try:
+            made = self._card(self._typed(self._wrapped(reading.value)), reading)
+            cardlayout.of_json(made, self.item, lambda _: None)
+        except Unfit as error:
+            return None, self._left_out(f"{self.item} is {short(reading.value)}: {error.rule}")
+        except ValueError as error:
+            return None, self._left_out(f"{self.item}: {error}")
+        return made, told and f"{self.keyword}: {told}"
+
+    def _left_out(self, why: str) -> str:
+        return f"{self.keyword} is left out: {why}"
+
+    def _card(self, value: Value, reading: Reading) -> dict[str, Any]:
+        # the unit stands in brackets before the comment (FITS Standard 4.0, section 4.3.2), the
+        # flag between them, where it is not cut off
+        unit = self.unit or reading.unit
+        comment = " ".join(filter(None, (unit and f"[{unit}]", reading.flag and f"{reading.flag}:",
+                                         self.comment)))
         is_eso = self.keyword.startswith("ESO ")
-        unit = self.unit or unit
-        comment = " ".join(filter(None, (unit and f"[{unit}]", flag and f"{flag}:", self.comment)))
         return {"type": "esoKeyword" if is_eso else "valueKeyword",
                 "name": self.keyword.removeprefix("ESO "), "value": value,
                 **({"comment": comment.rstrip(":")} if comment else {}),
                 **({"format": self.format} if self.format else {})}
 
-    def keyword_of(self, reading: Reading, *, keep: bool) -> tuple[dict[str, Any] | None, str]:
-        """Return the keyword for a reading, or None, and what people should know of it.
-
-        Args:
-            reading: what was read.
-            keep: whether a flagged value is recorded, with its flag.
-        """
-        try:
-            value = self._converted(reading.value)
-        except ValueError as error:
-            return None, f"{self.keyword} is left out: {self.item}: {error}"
-        if value is None:
-            return None, (f"{self.keyword} is left out: {self.item} has no value"
-                          f"{f' ({reading.flag})' if reading.flag else ''}")
-        if not reading.flag:
-            return self.card(value, "", reading.unit), ""
-        told = f"{self.item} is flagged {reading.flag}"
-        if not keep:
-            return None, f"{self.keyword} is left out: {told}"
-        return self.card(value, reading.flag, reading.unit), f"{self.keyword}: {told}"
-
-    def _converted(self, value: Value | None) -> Value | None:
-        if value is None:
-            return None
-        value = self.names.get(_plain(value), value)
-        if isinstance(value, bool):
-            return self._typed(value)
-        if isinstance(value, int | float):
-            if not math.isfinite(value):
-                raise ValueError(f"{value} is no number that FITS can hold")
-            if (self.scale, self.add, self.wrap) != (1.0, 0.0, 0.0):
-                value = self._wrapped(value * self.scale + self.add)
-        return self._typed(value)
-
-    def _wrapped(self, value: float) -> float:
-        if not self.wrap:
+    def _wrapped(self, value: Value) -> Value:
+        if not self.wrap or isinstance(value, bool | str):
             return value
-        low = -self.wrap if self.wrap == 180 else 0.0
-        return (value - low) % (self.wrap - low) + low
+        low = _WRAPS[int(self.wrap)]
+        made = (value - low) % (self.wrap - low) + low
+        return made if made < self.wrap else low  # rounded up, from just below the lower bound
 
     def _typed(self, value: Value) -> Value:
-        if not self.type:
-            return _ascii(value) if isinstance(value, str) else value
-        if self.type == "string":
-            return _ascii(_plain(value))
-        if self.type == "boolean":
-            if isinstance(value, bool) or value in (0, 1):
+        kind = self.type or _WRITES.get(self.format[-1:], "")
+        if kind == "string" or (not kind and isinstance(value, str)):
+            return "".join(char if " " <= char <= "~" else "?" for char in _plain(value)).rstrip()
+        if kind == "boolean":
+            if value in (0, 1):
                 return bool(value)
-            raise ValueError(f"{value!r} is neither true nor false")
+            raise ValueError(f"{short(value)} is neither true nor false")
+        if not kind:
+            return value
         try:
             number = float(value)
-        except ValueError:
-            raise ValueError(f"{value!r} is no number") from None
-        return round(number) if self.type == "integer" else number
+            return round(number) if kind == "integer" else number
+        except (ValueError, OverflowError):
+            raise ValueError(f"{short(value)} is no number") from None
+
+    def check(self) -> None:
+        """Refuse a row none of whose values a card could hold.
+
+        Raises:
+            Unfit: says why.
+        """
+        sample = _TYPES[self.type or _WRITES.get(self.format[-1:], "float")]
+        cardlayout.of_json(self._card(sample, Reading()), "", lambda _: None)
 
 
 def _plain(value: Value) -> str:
@@ -135,27 +158,29 @@ def _plain(value: Value) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _ascii(text: str) -> str:
-    """Return a text as a card can hold it: printable ASCII (FITS Standard 4.0, section 4.2.1)."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text).rstrip()
-
-
-def of_options(options: Options, member: str, standard: Iterable[Row] = ()) -> list[Row]:
+def of_options(options: Options, member: str) -> list[Row]:
     """Return the rows that a source's options ask for.
 
     Args:
         options: ``keywords``, a list of rows, and ``mapping``, a Config Path of a YAML file with
             such a list; the source object wins, keyword by keyword.
         member: of a row, with the name of what is read.
-        standard: what holds when neither is given.
 
     Raises:
         errors.BadData: says which row, why, and what is allowed.
     """
     file, inline = options.text("mapping", "", "a Config Path"), options.rows("keywords")
     rows = of_file(file, member) if file else []
-    found = {row.keyword: row for row in (*rows, *_rows(inline, member, "option keywords"))}
-    return list(found.values()) or list(standard)
+    return combined(_rows(inline, member, "option keywords"), rows)
+
+
+def combined(*tables: Iterable[Row]) -> list[Row]:
+    """Return the rows of several tables; of those for one keyword the first table's."""
+    made: dict[str, Row] = {}
+    for table in tables:
+        for row in table:
+            made.setdefault(row.keyword, row)
+    return list(made.values())
 
 
 def of_file(name: str, member: str) -> list[Row]:
@@ -180,18 +205,29 @@ def of_file(name: str, member: str) -> list[Row]:
 
 def of_path(path: str, member: str) -> list[Row]:
     """Return the rows of the table at a path; see :func:`of_file`."""
+    try:
+        # an operator's own links are followed, a device or a pipe is not read
+        data, _ = fsops.read_regular(os.path.realpath(path), _LARGEST)
+    except OSError as error:
+        raise errors.BadData(f"the mapping {path} cannot be read: {error.strerror}",
+                             "mend the file, or its permissions") from error
+    return _rows(_listed(data, path), member, path)
+
+
+def _listed(data: bytes, path: str) -> list[Any]:
     import yaml  # here: only who has a table pays for it
 
-    data, _ = fsops.read_regular(path, _LARGEST)
+    loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        document = yaml.safe_load(data)
+        document = yaml.load(data, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise errors.BadData(f"{path} is not YAML: {str(error).splitlines()[0]}",
-                             "mend the table; see docs/metadata.md") from error
+        told = " ".join(str(error).split())
+        raise errors.BadData(f"the mapping {path} is not YAML: {told}",
+                             "mend it; see docs/metadata.md") from error
     rows = document.get("keywords") if isinstance(document, dict) else document
     if not isinstance(rows, list):
-        raise errors.BadData(f"{path} is no list of rows", "see docs/metadata.md")
-    return _rows(rows, member, path)
+        raise errors.BadData(f"the mapping {path} is no list of rows", "see docs/metadata.md")
+    return rows
 
 
 def _rows(rows: list[Any], member: str, where: str) -> list[Row]:
@@ -209,73 +245,90 @@ def _rows(rows: list[Any], member: str, where: str) -> list[Row]:
 
 
 def _row(row: Any, member: str, where: str) -> list[Row]:
-    def wrong(why: str, remedy: str) -> errors.BadData:
-        return errors.BadData(f"{where}: {why}", f"{remedy}; see docs/metadata.md")
+    """Return the rows that one of a table stands for: one for each moment.
 
+    Raises:
+        errors.BadData: something in it is not allowed.
+    """
+    try:
+        moments = _moments(row, member)
+        made = Row(row[member], row["keyword"].removeprefix("HIERARCH "), **_values(row))
+        found = [replace(made, when=when, keyword=made.keyword.replace("{when}", when.upper()))
+                 for when in moments]
+        for each in found:
+            each.check()
+    except Unfit as error:
+        raise errors.BadData(f"{where}: keyword {short(row['keyword'])}: {error.rule}",
+                             "correct it; see docs/metadata.md") from error
+    except ValueError as error:
+        raise errors.BadData(f"{where}: {error}", "correct it; see docs/metadata.md") from error
+    return found
+
+
+def _moments(row: Any, member: str) -> list[str]:
+    """Check the members that every row has, and return the moments it is for.
+
+    Raises:
+        ValueError: it is no row, or one of them is not right.
+    """
     if not isinstance(row, dict):
-        raise wrong(f"{row!r} is no row", f"write {{{member}: ..., keyword: ...}}")
+        raise ValueError(f"this is no row, which is {{{member}: ..., keyword: ...}}")
     if unknown := sorted(str(key) for key in row if key not in (*_MEMBERS, member)):
-        raise wrong(f"{unknown[0]} is not known", f"known: {', '.join((member, *_MEMBERS))}")
+        raise ValueError(f"{short(unknown[0])} is not one of {', '.join((member, *_MEMBERS))}")
     for name in (member, "keyword"):
         if not isinstance(row.get(name), str) or not row[name] or not row[name].isprintable():
-            raise wrong(f"it has no {name}", f"write {{{member}: ..., keyword: ...}}")
-    moments = row.get("when", "start")
-    moments = moments if isinstance(moments, list) else [moments]
+            raise ValueError(f"it has no {name}, a text")
+    given = row.get("when", "start")
+    moments = given if isinstance(given, list) else [given]
     if not moments or any(when not in (*POINTS, *SPANS) for when in moments):
-        raise wrong(f"when is {row['when']!r}", f"give one or more of {', '.join(POINTS + SPANS)}")
+        raise ValueError(f"when is not one or more of {', '.join(POINTS + SPANS)}")
     if len(moments) > 1 and "{when}" not in row["keyword"]:
-        raise wrong(f"{len(moments)} values for one keyword", "put {when} into the keyword")
-    try:
-        made = Row(row[member], row["keyword"].removeprefix("HIERARCH "), **_members(row))
-    except (TypeError, ValueError) as error:
-        raise wrong(str(error), "correct it") from error
-    return [_checked(replace(made, when=when,
-                             keyword=made.keyword.replace("{when}", when.upper())), where)
-            for when in moments]
+        raise ValueError(f"{len(moments)} values for one keyword: put {{when}} into it")
+    return moments
 
 
-def _members(row: dict[str, Any]) -> dict[str, Any]:
+def _values(row: dict[Any, Any]) -> dict[str, Any]:
     """Return the members of a row but the item, the keyword and the moments.
 
     Raises:
         ValueError: one has a value that is not allowed.
     """
-    made: dict[str, Any] = {}
-    for name in ("unit", "comment", "format", "type"):
-        made[name] = row.get(name, "")
-        if not isinstance(made[name], str) or not (made[name].isascii()
-                                                   and made[name].isprintable()
-                                                   or not made[name]):
-            raise ValueError(f"{name} is {row[name]!r}: not printable ASCII")
+    made: dict[str, Any] = {name: _text(row, name) for name in ("unit", "comment", "format")}
+    made["type"] = row.get("type", "")
     if made["type"] not in ("", *_TYPES):
-        raise ValueError(f"type is {made['type']!r}: not one of {', '.join(_TYPES)}")
-    for name, key, default in (("scale", "scale", 1.0), ("add", "add", 0.0), ("wrap", "wrap", 0.0),
-                               ("maxAge", "max_age", 0.0)):
-        made[key] = row.get(name, default)
-        if isinstance(made[key], bool) or not isinstance(made[key], int | float) \
-                or not math.isfinite(made[key]):
-            raise ValueError(f"{name} is {made[key]!r}: no number")
-    if made["wrap"] not in (0, 24, 180, 360) or made["max_age"] < 0:
-        raise ValueError("wrap is none of 24, 180, 360, or maxAge is negative")
-    made["required"], names = row.get("required", False), row.get("names", {})
+        raise ValueError(f"type is not one of {', '.join(_TYPES)}")
+    for name, default in (("scale", 1.0), ("add", 0.0), ("wrap", 0.0), ("maxAge", 0.0)):
+        made[name] = _number(row, name, default)
+    made["max_age"] = made.pop("maxAge")
+    if made["wrap"] not in _WRAPS:
+        raise ValueError(f"wrap is not one of {', '.join(map(str, _WRAPS))}")
+    if made["max_age"] < 0:
+        raise ValueError("maxAge is negative")
+    made["required"] = row.get("required", False)
     if not isinstance(made["required"], bool):
         raise ValueError("required is neither true nor false")
-    if not isinstance(names, dict) or not all(
-            isinstance(value, str | int | float | bool) for value in names.values()):
-        raise ValueError("names is no table of values")
-    made["names"] = {_plain(key): value for key, value in names.items()}
+    made["names"] = _names(row.get("names", {}))
     return made
 
 
-def _checked(row: Row, where: str) -> Row:
-    """Return a row whose keyword a card can hold."""
-    sample = _TYPES[row.type or "float"] if not row.format else (
-        "" if row.format[-1] in "sc" else 1 if row.format[-1] in "diu" else 0.5)
-    if not sample and row.format.endswith("c"):
-        sample = "x"
-    try:
-        cardlayout.of_json(row.card(sample), where, lambda _: None)
-    except Unfit as error:
-        raise errors.BadData(f"{where}: keyword {row.keyword}: {error.rule}",
-                             "correct it; see docs/metadata.md") from error
-    return row
+def _text(row: dict[Any, Any], name: str) -> str:
+    text = row.get(name, "")
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+        raise ValueError(f"{name} is {short(text)}, no printable ASCII")
+    return text
+
+
+def _number(row: dict[Any, Any], name: str, default: float) -> float:
+    number = row.get(name, default)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not (
+            math.isfinite(number)):
+        raise ValueError(f"{name} is no number")
+    return number
+
+
+def _names(names: Any) -> dict[str, Value]:
+    if not isinstance(names, dict) or not all(
+            isinstance(key, str | int | float) and isinstance(value, str | int | float)
+            for key, value in names.items()):
+        raise ValueError("names is no table from values to values")
+    return {_plain(key): value for key, value in names.items()}

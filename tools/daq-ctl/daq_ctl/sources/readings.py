@@ -1,14 +1,14 @@
 """Values that a metadata source read: how good they are, and what became of them over an exposure.
 
 A value that is not good is never recorded as if it were: its flag goes into the comment of its
-keyword and into a remark for people, and a value that says nothing at all (never measured, not a
-number) is left out.
+keyword and into a remark for people, and what says nothing at all (never measured, not a number)
+is left out.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 Value = float | int | str | bool
@@ -17,10 +17,12 @@ Value = float | int | str | bool
 POINTS = ("start", "end")
 SPANS = ("mean", "min", "max")
 
+_SHORTEST_S = 0.5  # of a time without a good value that is told
+
 
 @dataclass(frozen=True)
 class Reading:
-    """A value as it was read.
+    """A value as it was read; infinity and what is no number are no value.
 
     Attributes:
         value: None when there is none.
@@ -35,10 +37,15 @@ class Reading:
     unit: str = ""
     time: float = 0.0
 
-    @property
-    def good(self) -> bool:
-        """Whether there is a value and nothing is wrong with it."""
-        return self.value is not None and not self.flag
+    def __post_init__(self) -> None:
+        """Take no value for what no card can hold."""
+        if isinstance(self.value, float) and not math.isfinite(self.value):
+            object.__setattr__(self, "value", None)
+            object.__setattr__(self, "flag", self.flag or "NO NUMBER")
+
+    def flagged(self, flag: str) -> Reading:
+        """Return the reading with one more flag."""
+        return replace(self, flag=f"{self.flag} {flag}".strip())
 
     def aged(self, now: float, most: float) -> Reading:
         """Return the reading, flagged when it is older than ``most`` seconds; 0 is without limit.
@@ -48,102 +55,94 @@ class Reading:
         age = now - self.time
         if not most or age <= most or self.value is None:
             return self
-        told = f"STALE {age:.0f} s" if self.time else "STALE"
-        return Reading(self.value, f"{self.flag} {told}".strip(), self.unit, self.time)
+        return self.flagged(f"STALE {age:.0f} s" if self.time else "STALE")
 
 
 @dataclass
-class Tally:
-    """What an item was from the start of an exposure until now.
+class Span:
+    """What a number was from the start of an exposure until now.
 
-    A mean is weighted with time: each value holds until the next one comes, as sources tell changes
-    only. Spans are made of good numbers; ``bad`` seconds, in which there was none, do not count.
-    All times are of a clock that does not jump, in seconds.
+    A mean is weighted with time: each number holds until the next one comes, as sources tell
+    changes only. What is flagged, or no number, counts for nothing but the time that it lasts.
+    A number that goes round, such as an angle, is followed beyond its bounds the shorter way
+    from each value to the next, so that 359 and 1 degree have the mean 0: what comes out has to be
+    brought back into the bounds. Times are in seconds of a clock that does not jump.
 
     Attributes:
-        first: the reading at the start.
-        last: the newest reading.
-        since: when that came.
-        least: the smallest number.
-        most: the largest number.
-        weighted: integral of the value over the time.
+        turn: what a number that goes round grows by on its way round; 0 when it does not.
+        since: when the newest value came.
+        now: the newest value, None when that was not good.
+        last: the newest good number.
+        least: the smallest good number.
+        most: the largest good number.
+        weighted: integral of the number over the time.
         held: seconds that this integral covers.
-        bad: seconds in which the value was flagged, missing, or not heard of.
-        flags: all flags that were seen, in their order.
+        bad: seconds in which there was no good number.
+        flags: all that were seen, in their order.
     """
 
-    first: Reading
-    last: Reading
-    since: float
-    least: float = math.inf
-    most: float = -math.inf
+    turn: float = 0.0
+    since: float = 0.0
+    now: float | None = None
+    last: float | None = None
+    least: float | None = None
+    most: float | None = None
     weighted: float = 0.0
     held: float = 0.0
     bad: float = 0.0
-    flags: list[str] | None = None
-
-    @classmethod
-    def begin(cls, reading: Reading, now: float) -> Tally:
-        """Return the tally that begins with a reading."""
-        made = cls(reading, reading, now, flags=[])
-        made._note(reading)
-        return made
+    flags: list[str] = field(default_factory=list)
 
     def add(self, reading: Reading, now: float) -> None:
         """Take a newer reading."""
         self.hold(now)
-        self.last = reading
-        self._note(reading)
+        flag = reading.flag
+        if isinstance(reading.value, str):
+            flag = flag or "NO NUMBER"
+        if flag and flag not in self.flags:
+            self.flags.append(flag)
+        if flag or reading.value is None or isinstance(reading.value, str):
+            self.now = None
+            return
+        self.now = self.last = number = self._followed(reading.value)
+        self.least = number if self.least is None else min(self.least, number)
+        self.most = number if self.most is None else max(self.most, number)
+
+    def _followed(self, number: float) -> float:
+        if not self.turn or self.last is None:
+            return number
+        return self.last + math.remainder(number - self.last, self.turn)
 
     def hold(self, now: float) -> None:
-        """Let the newest reading have held until now."""
+        """Let the newest value have held until now."""
         lasted, self.since = max(0.0, now - self.since), now
-        if _is_number(self.last):
-            self.weighted += float(self.last.value or 0.0) * lasted
-            self.held += lasted
-        else:
+        if self.now is None:
             self.bad += lasted
+        else:
+            self.weighted += self.now * lasted
+            self.held += lasted
 
-    def _note(self, reading: Reading) -> None:
-        if reading.flag and self.flags is not None and reading.flag not in self.flags:
-            self.flags.append(reading.flag)
-        if _is_number(reading):
-            number = float(reading.value or 0.0)
-            self.least, self.most = min(self.least, number), max(self.most, number)
+    def over(self, when: str, newest: Reading) -> Reading:
+        """Return one of :data:`SPANS`, with a flag for what was wrong meanwhile.
 
-    def over(self, when: str) -> Reading:
-        """Return one of :data:`SPANS`, with a flag for what was wrong meanwhile."""
-        told = [*(self.flags or []), *([f"{self.bad:.0f} s MISSING"] if self.bad >= 0.5 else [])]
-        flag = ", ".join(told)
-        if self.most < self.least:
-            return Reading(None, flag or "NO NUMBER", self.last.unit, self.last.time)
-        mean = self.weighted / self.held if self.held > 0 else float(self.last.value or 0.0) \
-            if _is_number(self.last) else self.most
-        value = {"mean": mean, "min": self.least, "max": self.most}[when]
-        return Reading(value, flag, self.last.unit, self.last.time)
+        Unit and time are those of the newest reading.
+        """
+        missing = [f"{self.bad:.0f} s MISSING"] if self.bad >= _SHORTEST_S else []
+        mean = self.weighted / self.held if self.held else self.last
+        return replace(newest, value={"mean": mean, "min": self.least, "max": self.most}[when],
+                       flag=", ".join([*self.flags, *missing]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a document; the time since which the newest reading holds is left out."""
-        return {"first": vars(self.first), "last": vars(self.last), "bad": self.bad,
-                "least": None if math.isinf(self.least) else self.least,
-                "most": None if math.isinf(self.most) else self.most,
-                "weighted": self.weighted, "held": self.held, "flags": self.flags}
+        """Return it as a document."""
+        return asdict(self)
 
     @classmethod
-    def of_json(cls, told: dict[str, Any], now: float, unheard: float) -> Tally:
-        """Return what :meth:`to_json` wrote.
+    def of_json(cls, told: dict[str, Any], now: float, unheard: float) -> Span:
+        """Return what :meth:`to_json` wrote, without a value until one comes.
 
         Args:
             told: the document.
             now: of the clock that does not jump.
             unheard: seconds for which nobody listened.
         """
-        return cls(Reading(**told["first"]), Reading(**told["last"]), now,
-                   math.inf if told["least"] is None else told["least"],
-                   -math.inf if told["most"] is None else told["most"],
-                   told["weighted"], told["held"], told["bad"] + unheard, list(told["flags"]))
-
-
-def _is_number(reading: Reading) -> bool:
-    value = reading.value
-    return reading.good and isinstance(value, int | float) and math.isfinite(value)
+        made = cls(**told)
+        return replace(made, since=now, now=None, bad=made.bad + unheard)

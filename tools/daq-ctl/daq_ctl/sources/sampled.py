@@ -16,7 +16,7 @@ from daq_ctl.sources import ABSENT, ENDED, RECORDING, Delivery, Metadata, mappin
 from daq_ctl.sources.mapping import Row
 from daq_ctl.sources.memo import Memo
 from daq_ctl.sources.options import Options
-from daq_ctl.sources.readings import POINTS, SPANS, Reading, Tally
+from daq_ctl.sources.readings import POINTS, SPANS, Reading, Span
 from daqlib import clock, errors
 
 _KEEP_S = 10.0  # between two times at which what was heard is written down
@@ -28,30 +28,37 @@ class Sampled(Metadata):
     """A metadata source of named values.
 
     Attributes:
-        member: of a row, with the name of what is read.
         rows: what is to be recorded.
+        remarks: what people should know of the table itself.
     """
 
+    #: The member of a row with the name of what is read.
     member: ClassVar[str]
+    #: Whether rows must be given, as :meth:`settle` knows none.
+    needs_rows: ClassVar[bool] = True
 
     def configure(self, options: Options) -> None:
         """Take the table and what becomes of flagged values."""
-        self.rows = mapping.of_options(options, self.member, self.standard(options))
+        self.rows = mapping.of_options(options, self.member)
+        if self.needs_rows and not self.rows:
+            options.refuse("keywords", "nothing is to be recorded",
+                           "give rows, or the name of a mapping; see docs/metadata.md")
         self._keep = options.choice("flagged", "keep", "leave-out") == "keep"
         self._max_age = options.number("maxAge", 0.0, least=0, unit="seconds") or 0.0
+        self.remarks: list[str] = []
         self._memo = Memo(self.order.folder)
-        self._tallies: dict[str, Tally] = {}
+        self._first: dict[str, Reading] = {}
+        self._last: dict[str, Reading] = {}
+        self._spans: dict[str, Span] = {}
         self._follower: asyncio.Task[None] | None = None
-        self._loss = ""
+        self._listening = self._ending = False
+        self._loss, self._began = "", 0.0
+        self._over: dict[str, list[Row]] = {}
         self._lost = asyncio.Event()
 
     # -- what a kind of source does -----------------------------------------------------------
 
-    def standard(self, options: Options) -> list[Row]:
-        """Return the rows that hold when none are given."""
-        return []
-
-    async def settle(self) -> None:
+    async def settle(self) -> None:  # noqa: B027
         """Complete ``rows`` with what only the source itself can tell; called once, at the start.
 
         Raises:
@@ -72,7 +79,9 @@ class Sampled(Metadata):
 
     @abstractmethod
     async def listen(self, items: list[str]) -> None:
-        """Begin to tell each change of some items to :meth:`heard`, until :meth:`close`.
+        """Begin to tell :meth:`heard` what some items are, and each change, until :meth:`hang_up`.
+
+        The end of the connection is told to :meth:`lost`; one that comes back by itself is not.
 
         Raises:
             errors.DaqError: the source cannot be reached.
@@ -84,61 +93,77 @@ class Sampled(Metadata):
 
     def heard(self, item: str, reading: Reading) -> None:
         """Take a change of an item that is listened to."""
-        tally = self._tallies.get(item)
-        if tally is not None:
-            tally.add(reading, time.monotonic())
+        if item not in self._last:
+            return
+        self._last[item] = reading
+        now = time.monotonic()
+        for row in self._over.get(item, ()):
+            self._spans[row.keyword].add(row.converted(reading), now)
 
     def lost(self, reason: str) -> None:
         """Take note that the connection that listens is gone."""
-        self._loss = reason
+        self._loss, self._listening = reason, False
         self._lost.set()
 
     # -- the contract -------------------------------------------------------------------------
-
-    @property
-    def _items(self) -> list[str]:
-        return list(dict.fromkeys(row.item for row in self.rows))
-
-    @property
-    def _watched(self) -> list[str]:
-        return list(dict.fromkeys(row.item for row in self.rows if row.when in SPANS))
 
     async def start(self) -> None:
         """Read all items, and listen to those of which more is wanted than a moment.
 
         Raises:
-            errors.BadData: a required item has no value.
+            errors.BadData: there is no keyword of a row that is required.
         """
         await self.settle()
-        found = await self.read(self._items, self.timeout)
-        missing = [row.item for row in self.rows if row.required
-                   and found.get(row.item, Reading()).value is None]
+        items = list(dict.fromkeys(row.item for row in self.rows))
+        found = await self.read(items, self.timeout)
+        self._begin({item: found.get(item, Reading(None, "ABSENT")) for item in items})
+        self._began = clock.now()
+        missing = [remark for row in self.rows if row.required
+                   for card, remark in [self._made(row, self._began)] if not card]
         if missing:
-            raise errors.BadData(f"required, but without a value: {', '.join(missing)}",
-                                 "see to them, or take 'required' from their rows")
-        now = time.monotonic()
-        self._tallies = {item: Tally.begin(found.get(item, Reading(None, "ABSENT")), now)
-                         for item in self._items}
-        await self._memo.keep(began=clock.now(), rows=[vars(row) for row in self.rows],
-                              **self._told())
-        if self._watched:
-            await self.listen(self._watched)
+            raise errors.BadData(f"required, but {'; '.join(missing)}",
+                                 "see to it, or take 'required' from the row")
+        await self._memo.keep(began=self._began, rows=[vars(row) for row in self.rows],
+                              first={item: vars(reading) for item, reading in self._first.items()},
+                              remarks=self.remarks, **self._told())
+        if self._over:
+            await self._listen()
             self._follow()
 
+    def _begin(self, first: dict[str, Reading]) -> None:
+        """Take the first readings of all items."""
+        now = time.monotonic()
+        self._first, self._last = first, dict(first)
+        for row in self.rows:
+            if row.when in SPANS:
+                self._over.setdefault(row.item, []).append(row)
+                span = self._spans[row.keyword] = row.span()
+                span.since = now
+                span.add(row.converted(first[row.item]), now)
+
+    async def _listen(self) -> None:
+        await self.listen(list(self._over))
+        self._listening, self._loss = True, ""
+
     def _told(self) -> dict[str, Any]:
-        for item in self._watched:
-            self._tallies[item].hold(time.monotonic())
+        """Return what a new daemon has to know of what was heard."""
+        now = time.monotonic()
+        for span in self._spans.values():
+            span.hold(now)
         return {"at": clock.now(),
-                "tallies": {item: tally.to_json() for item, tally in self._tallies.items()}}
+                "spans": {keyword: span.to_json() for keyword, span in self._spans.items()}}
 
     def _recall(self) -> None:
         """Go on where an earlier daemon ended."""
-        if self._tallies or not self._memo.facts.get("tallies"):
+        facts = self._memo.facts
+        if self._first or "began" not in facts:
             return
-        self.rows = [Row(**row) for row in self._memo.facts["rows"]]
-        unheard = max(0.0, clock.now() - float(self._memo.facts["at"]))
-        self._tallies = {item: Tally.of_json(told, time.monotonic(), unheard)
-                         for item, told in self._memo.facts["tallies"].items()}
+        self.rows, self.remarks = [Row(**row) for row in facts["rows"]], facts["remarks"]
+        self._began = float(facts["began"])
+        self._begin({item: Reading(**told) for item, told in facts["first"].items()})
+        now, unheard = time.monotonic(), max(0.0, clock.now() - facts["at"])
+        self._spans = {keyword: Span.of_json(told, now, unheard)
+                       for keyword, told in facts["spans"].items()}
 
     def _follow(self) -> None:
         if self._follower is None or self._follower.done():
@@ -147,26 +172,24 @@ class Sampled(Metadata):
     async def _following(self) -> None:
         """Write down what was heard now and then, and make a lost connection anew."""
         while True:
+            if not self._listening:
+                await self._listen_again()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), _KEEP_S)
-            if self._lost.is_set():
-                await self._listen_again()
             with contextlib.suppress(OSError):  # the next time, or the stop, tells
                 await self._memo.keep(**self._told())
 
     async def _listen_again(self) -> None:
-        for item in self._watched:
+        for item in self._over:
             self.heard(item, Reading(None, "LOST"))
-        while True:
+        while not self._listening:
             self._lost.clear()
-            with contextlib.suppress(errors.DaqError):
+            try:
                 await self.hang_up()
-                await self.listen(self._watched)
-                for item, reading in (await self.read(self._watched, self.timeout)).items():
-                    self.heard(item, reading)
-                self._loss = ""
-                return
-            await asyncio.sleep(_AGAIN_S)
+                await self._listen()
+            except errors.DaqError as error:
+                self._loss = error.message
+                await asyncio.sleep(_AGAIN_S)
 
     async def status(self) -> str:
         """Tell whether it records; listening begins again after a restart.
@@ -180,10 +203,8 @@ class Sampled(Metadata):
         if "delivery" in facts:
             return ENDED
         self._recall()
-        if self._watched and self._follower is None:
-            self.lost("daq-ctl was started anew")
+        if self._over and not self._ending:
             self._follow()
-            return RECORDING
         if self._loss:
             raise errors.Unavailable(self._loss, "see to it; it is tried again until the stop")
         return RECORDING
@@ -193,55 +214,64 @@ class Sampled(Metadata):
 
         A source that cannot be reached any more gives what it gave before, with a remark.
         """
+        if "began" not in self._memo.facts:
+            raise errors.Unavailable("it does not know this acquisition",
+                                     "daq.forcestop goes on without it")
         if "delivery" not in self._memo.facts:
-            if "began" not in self._memo.facts:
-                raise errors.Unavailable("it does not know this acquisition",
-                                         "daq.forcestop goes on without it")
-            self._recall()
-            remarks = await self._last_look(self.timeout if patience else _FORCED_S)
-            keywords, told = self._keywords()
-            await self._memo.keep(delivery={"keywords": keywords, "remarks": [*remarks, *told]})
+            self._ending = True  # nobody else writes the memo from here on
+            try:
+                await self._deliver(self.timeout if patience else _FORCED_S)
+            finally:
+                self._ending = False
         await self.close()
         kept = self._memo.facts["delivery"]
         return Delivery([], kept["keywords"], remarks=kept["remarks"])
 
+    async def _deliver(self, limit: float) -> None:
+        self._recall()
+        await self._unfollow()
+        remarks = [*self.remarks, *await self._last_look(limit)]
+        ended, keywords = clock.now(), []
+        for row in self.rows:
+            card, remark = self._made(row, ended)
+            keywords += [card] if card else []
+            remarks += [remark] if remark else []
+        await self._memo.keep(delivery={"keywords": keywords, "remarks": remarks})
+
     async def _last_look(self, limit: float) -> list[str]:
+        """Read what is wanted of the end; return why that was not possible."""
         items = list(dict.fromkeys(row.item for row in self.rows if row.when != "start"))
-        if not items:
-            return []
         found: dict[str, Reading] = {}
-        remarks = []
-        try:
-            found = await self.read(items, limit)
-        except errors.DaqError as error:
-            remarks = [f"it could not be read at the end: {error.message}"]
-        now = time.monotonic()
+        flag, remarks = "ABSENT", []
+        if items:
+            try:
+                found = await self.read(items, limit)
+            except errors.DaqError as error:
+                flag, remarks = "LOST", [f"it could not be read at the end: {error.message}"]
         for item in items:
-            last = self._tallies[item].last
-            unread = Reading(last.value, f"{last.flag} NOT AT END".strip(), last.unit, last.time)
-            self._tallies[item].add(found.get(item, unread), now)
+            self.heard(item, found.get(item, Reading(None, flag)))
         return remarks
 
-    def _keywords(self) -> tuple[list[dict[str, Any]], list[str]]:
-        made, remarks = [], []
-        for row in self.rows:
-            keyword, remark = row.keyword_of(self._reading(row), keep=self._keep)
-            if keyword:
-                made.append(keyword)
-            if remark:
-                remarks.append(remark)
-        return made, remarks
+    def _made(self, row: Row, now: float) -> tuple[dict[str, Any] | None, str]:
+        """Return the keyword of a row, or None, and what people should know of it.
 
-    def _reading(self, row: Row) -> Reading:
-        tally = self._tallies[row.item]
+        Args:
+            row: the row.
+            now: when the newest reading was taken, seconds since the epoch.
+        """
+        first = row.when == "start"
+        reading = (self._first if first else self._last)[row.item]
+        made = row.converted(reading)
         if row.when not in POINTS:
-            return tally.over(row.when)
-        if row.when == "end":
-            return self._aged(row, tally.last, clock.now())
-        return self._aged(row, tally.first, float(self._memo.facts["began"]))
+            made = self._spans[row.keyword].over(row.when, made)
+        made = made.aged(self._began if first else now, row.max_age or self._max_age)
+        return row.keyword_of(made, keep=self._keep)
 
-    def _aged(self, row: Row, reading: Reading, at: float) -> Reading:
-        return reading.aged(at, row.max_age or self._max_age)
+    async def _unfollow(self) -> None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.cancel()
+            await asyncio.wait([follower])
 
     async def abort(self) -> None:
         """Forget it."""
@@ -250,8 +280,6 @@ class Sampled(Metadata):
 
     async def close(self) -> None:
         """Stop listening."""
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.cancel()
-            await asyncio.wait([follower])
+        await self._unfollow()
         await self.hang_up()
+        self._listening = False
