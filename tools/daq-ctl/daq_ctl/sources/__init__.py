@@ -31,6 +31,7 @@ ADAPTERS: dict[tuple[str, str], str] = {
     ("primarySource", "exec"): "daq_ctl.sources.program.adapter:Recording",
     ("metadataSource", "exec"): "daq_ctl.sources.program.adapter:Values",
     ("metadataSource", "epics"): "daq_ctl.sources.epics:Epics",
+    ("metadataSource", "indi"): "daq_ctl.sources.indi.metadata:Devices",
 }
 #: The same of other people's packages: group of entry points by type of source, named by scheme.
 GROUPS = {"primarySource": "daqspool.primary_sources",

@@ -36,6 +36,8 @@ class Sampled(Metadata):
     member: ClassVar[str]
     #: Whether rows must be given, as :meth:`settle` knows none.
     needs_rows: ClassVar[bool] = True
+    #: Whether the age of a value is known of what is listened to only.
+    ages_by_hearing: ClassVar[bool] = False
 
     def configure(self, options: Options) -> None:
         """Take the table and what becomes of flagged values."""
@@ -140,6 +142,8 @@ class Sampled(Metadata):
                 span = self._spans[row.keyword] = row.span()
                 span.since = now
                 span.add(row.converted(first[row.item]), now)
+            elif self.ages_by_hearing and row.when == "end" and self._oldest(row):
+                self._over.setdefault(row.item, [])
 
     async def _listen(self) -> None:
         await self.listen(list(self._over))
@@ -264,8 +268,11 @@ class Sampled(Metadata):
         made = row.converted(reading)
         if row.when not in POINTS:
             made = self._spans[row.keyword].over(row.when, made)
-        made = made.aged(self._began if first else now, row.max_age or self._max_age)
+        made = made.aged(self._began if first else now, self._oldest(row))
         return row.keyword_of(made, keep=self._keep)
+
+    def _oldest(self, row: Row) -> float:
+        return row.max_age or self._max_age
 
     async def _unfollow(self) -> None:
         follower, self._follower = self._follower, None
