@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from daq_ctl.sources import ABSENT, ENDED, RECORDING, Delivery, Metadata, mapping
@@ -97,6 +98,7 @@ class Sampled(Metadata):
         """Take a change of an item that is listened to."""
         if item not in self._last:
             return
+        reading = replace(reading, unit=reading.unit or self._last[item].unit)
         self._last[item] = reading
         now = time.monotonic()
         for row in self._over.get(item, ()):

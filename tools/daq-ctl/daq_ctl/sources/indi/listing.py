@@ -83,12 +83,13 @@ class Listing:
             if left <= 0:
                 return
             with contextlib.suppress(errors.Unavailable):
-                await self._client.until(lambda: enough() or self._has_news(began, end), left)
+                await self._client.until(self._news(enough, began, end), left)
             if self._client.fault:
                 raise self._client.fault
 
-    def _has_news(self, began: float, end: float) -> bool:
-        return self._end(began) != end or any(not known.again for known in self._heard.values())
+    def _news(self, enough: Callable[[], bool], began: float, end: float) -> Callable[[], bool]:
+        return lambda: (enough() or self._end(began) != end
+                        or any(not known.again for known in self._heard.values()))
 
     def _end(self, began: float) -> float:
         """Return when there is nothing more to wait for, as it looks now."""
