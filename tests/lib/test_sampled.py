@@ -183,7 +183,7 @@ def test_an_alarm_in_between_is_told(make: Make, world: World) -> None:
         world.set("t", Reading(20.0))
         made = await source.stop(30.0)
         assert values(made.keywords)["TMAX"] == 20.0
-        assert {each["comment"] for each in made.keywords} == {"ALERT"}
+        assert {each["comment"] for each in made.keywords} == {"[K] ALERT"}
         assert len(made.remarks) == 3
     asyncio.run(run())
 
