@@ -178,10 +178,11 @@ class Sampled(Metadata):
     async def _following(self) -> None:
         """Write down what was heard now and then, and make a lost connection anew."""
         while True:
+            if self._listening:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._lost.wait(), _KEEP_S)
             if not self._listening:
                 await self._listen_again()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), _KEEP_S)
             with contextlib.suppress(OSError):  # the next time, or the stop, tells
                 await self._memo.keep(**self._told())
 

@@ -19,7 +19,7 @@ Vectors = Mapping[tuple[str, str], Vector]
 
 _ITEM = re.compile(r"(?:(?P<device>.+)/)?(?P<name>[^./{}]+)"
                    r"(?:\.(?P<element>[^/{}]*(?:\{(?P<by>[^./{}]+)\.(?P<index>[^/{}]+)\})?))?")
-CONNECTION = "CONNECTION"
+CONNECTION, STATE = "CONNECTION", "_STATE"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Item:
     Attributes:
         device: whose property it is.
         name: of the property.
-        element: of the property; empty is its only one, or those of its switches that are on.
+        element: of the property; empty is its only one, or those of its switches that are on;
+            ``_STATE`` is the state of the property.
             ``FILTER_SLOT_NAME_{FILTER_SLOT.FILTER_SLOT_VALUE}`` is an element that another
             property of the device chooses.
         by: that property, or empty.
@@ -78,7 +79,7 @@ class Item:
     def is_defined(self, vectors: Vectors) -> bool:
         """Tell whether its property is defined, and has the element."""
         return self.is_among(vectors) and (
-            not self.element or bool(self.by)
+            self.element in ("", STATE) or bool(self.by)
             or self.element in vectors[self.device, self.name].elements)
 
     def reading(self, vectors: Vectors, *, busy: bool = False) -> Reading | None:
@@ -97,13 +98,15 @@ class Item:
         states = {vectors[key].state for key in self.keys}
         if not connected:
             made = made.flagged("DISCONNECTED")
-        # the state of a light is its value, and a good one even if that is Alert
-        if "Alert" in states and vector.kind != "Light":
+        # a state that is asked for is a good value even if it is Alert, and so is that of a light
+        if "Alert" in states and self.element != STATE and vector.kind != "Light":
             made = made.flagged("ALERT")
         return made.flagged("BUSY") if busy and "Busy" in states else made
 
     def _value(self, vector: Vector, vectors: Vectors) -> tuple[Value | None, str]:
         element, elements = self.element, vector.elements
+        if element == STATE:
+            return vector.state, ""
         if vector.kind == "BLOB":
             return None, "BLOB"
         if self.by:
