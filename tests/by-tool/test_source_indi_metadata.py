@@ -259,7 +259,7 @@ def test_a_server_that_is_not_there(observe: Any) -> None:
     ({"keywords": [{"property": "A.B", "keyword": "X"}]}, "write Device Name/A.B"),
     ({"keywords": [{"property": "D/A..", "keyword": "x"}]}, "A-Z 0-9"),
     ({"keywords": [{"property": "D/A.{B}", "keyword": "X"}]}, "is no property"),
-    ({"keywords": [{"pv": "D/A.B", "keyword": "X"}]}, "'pv' is not one of"),
+    ({"keywords": [{"pv": "D/A.B", "keyword": "X"}]}, "pv is not known"),
     ({"devices": [""]}, "is no name of a device"), ({"colour": 1}, "option colour: not known"),
     ({"flagged": "perhaps"}, "option flagged"), ({"maxAge": "old"}, "option maxAge")])
 def test_what_is_wrong_is_refused_at_once(

@@ -120,7 +120,7 @@ async def status(source: Scripted) -> str:
 
 
 def test_nothing_to_record_is_refused(make: Make) -> None:
-    with pytest.raises(errors.BadData, match="nothing is to be recorded"):
+    with pytest.raises(errors.BadData, match="keywords: there are none"):
         make()
 
 

@@ -57,7 +57,7 @@ class Epics(Sampled):
         try:
             return await client.read(items, min(limit, self._search))
         finally:
-            if not self._watched:  # else what was found is of use for listening
+            if not self.watched:  # else what was found is of use for listening
                 await self.hang_up()
 
     async def listen(self, items: list[str]) -> None:

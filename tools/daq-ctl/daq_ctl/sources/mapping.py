@@ -274,7 +274,7 @@ def _moments(row: Any, member: str) -> list[str]:
     if not isinstance(row, dict):
         raise ValueError(f"this is no row, which is {{{member}: ..., keyword: ...}}")
     if unknown := sorted(str(key) for key in row if key not in (*_MEMBERS, member)):
-        raise ValueError(f"{short(unknown[0])} is not one of {', '.join((member, *_MEMBERS))}")
+        raise ValueError(f"{unknown[0][:64]} is not known, but {', '.join((member, *_MEMBERS))}")
     for name in (member, "keyword"):
         if not isinstance(row.get(name), str) or not row[name] or not row[name].isprintable():
             raise ValueError(f"it has no {name}, a text")

@@ -44,7 +44,7 @@ class Sampled(Metadata):
         """Take the table and what becomes of flagged values."""
         self.rows = mapping.of_options(options, self.member)
         if self.needs_rows and not self.rows:
-            options.refuse("keywords", "nothing is to be recorded",
+            options.refuse("keywords", "there are none",
                            "give rows, or the name of a mapping; see docs/metadata.md")
         self._keep = options.choice("flagged", "keep", "leave-out") == "keep"
         self._max_age = options.number("maxAge", 0.0, least=0, unit="seconds") or 0.0
@@ -109,6 +109,12 @@ class Sampled(Metadata):
         self._loss, self._listening = reason, False
         self._lost.set()
 
+    @property
+    def watched(self) -> list[str]:
+        """The items that are listened to."""
+        return list(dict.fromkeys(row.item for row in self.rows if row.when in SPANS or (
+            self.ages_by_hearing and row.when == "end" and self._oldest(row))))
+
     # -- the contract -------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -138,14 +144,12 @@ class Sampled(Metadata):
         """Take the first readings of all items."""
         now = time.monotonic()
         self._first, self._last = first, dict(first)
-        for row in self.rows:
-            if row.when in SPANS:
-                self._over.setdefault(row.item, []).append(row)
-                span = self._spans[row.keyword] = row.span()
-                span.since = now
-                span.add(row.converted(first[row.item]), now)
-            elif self.ages_by_hearing and row.when == "end" and self._oldest(row):
-                self._over.setdefault(row.item, [])
+        self._over = {item: [] for item in self.watched}
+        for row in (row for row in self.rows if row.when in SPANS):
+            self._over[row.item].append(row)
+            span = self._spans[row.keyword] = row.span()
+            span.since = now
+            span.add(row.converted(first[row.item]), now)
 
     async def _listen(self) -> None:
         await self.listen(list(self._over))
