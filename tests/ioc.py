@@ -32,6 +32,8 @@ record(ai, "$(P)never") { field(VAL, "3") field(EGU, "V") }
 record(calc, "$(P)inf") { field(CALC, "1/0") field(PINI, "YES") }
 record(calc, "$(P)nan") { field(CALC, "0/0") field(PINI, "YES") }
 record(calc, "$(P)count") { field(CALC, "VAL+1") field(SCAN, ".1 second") field(EGU, "counts") }
+record(calc, "$(P)rising") { field(CALC, "VAL+1") field(SCAN, ".1 second")
+                             field(HIGH, "0.5") field(HSV, "MINOR") }
 record(mbbi, "$(P)filter") { field(ZRST, "OPEN") field(ONST, "H-alpha") field(ZRVL, "0")
                              field(ONVL, "1") field(VAL, "1") field(PINI, "YES") }
 record(bi, "$(P)shutter") { field(ZNAM, "CLOSED") field(ONAM, "OPEN") field(OSV, "MAJOR")

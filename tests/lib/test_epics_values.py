@@ -13,6 +13,7 @@ import pytest
 from daq_ctl import sources
 from daq_ctl.sources import epicsvalues
 from daq_ctl.sources.epicsvalues import Alarm, Control, reading
+from daq_ctl.sources.readings import Span
 from daqlib import errors
 from harness import CHECKOUT
 from ioc import required
@@ -39,6 +40,9 @@ def test_a_good_value(value: Any, control: Control, expected: Any) -> None:
 def test_an_alarm_is_a_flag(status: int, severity: int, flag: str) -> None:
     found = reading([1.0], Alarm(status, severity, NOW), Control("V"))
     assert (found.value, found.flag) == (1.0, flag)
+    span = Span()
+    span.add(found, 0.0)
+    assert span.most == (None if "INVALID" in flag else 1.0)
 
 
 @pytest.mark.parametrize("alarm", [
@@ -51,7 +55,7 @@ def test_a_record_that_was_never_processed_has_no_value(alarm: Alarm) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_fits_cannot_hold_is_no_value(value: float) -> None:
     assert (reading([value], FINE, Control()).value,
-            reading([value], FINE, Control(), single=True).flag) == (None, "NOT A NUMBER")
+            reading([value], FINE, Control(), single=True).flag) == (None, "NO NUMBER")
 
 
 def test_elements_of_arrays() -> None:

@@ -29,7 +29,7 @@ class Epics(Sampled):
         """Take the prefix of all names, and how long to search.
 
         Raises:
-            errors.BadData: a name is none, or there are no rows.
+            errors.BadData: a name is none.
             errors.BadConfig: the protocol is not installed.
         """
         super().configure(options)
@@ -39,8 +39,6 @@ class Epics(Sampled):
             raise errors.BadData(f"source {self.name!r}: {self.uri!r} names a host",
                                  "write epics: or epics:PREFIX; where to search is said by "
                                  "EPICS_CA_ADDR_LIST in daq-ctl's environment")
-        if not self.rows:
-            options.refuse("keywords", "there are none", "give rows, or a mapping")
         self.rows = [replace(row, item=prefix + row.item) for row in self.rows]
         for row in self.rows:
             if not epicsvalues.allowed(row.item):

@@ -191,7 +191,7 @@ class Client:
         """Return the whole text of which a string is the beginning."""
         found = await self._one(name, deadline)
         if found is None or not isinstance(found.value, str):
-            return Reading(cut.value, f"{cut.flag} CUT".strip(), cut.unit, cut.time)
+            return cut.flagged("CUT")
         return found
 
     async def _taken(self, pv: Any, index: int | None) -> Reading:
@@ -231,9 +231,9 @@ class Client:
         elif pv.name in self._connected:
             self._connected.discard(pv.name)
             self._lost[pv.name] = None
-            known = self._controls.pop(pv.name, Control())  # it may come back as something else
+            self._controls.pop(pv.name, None)  # it may come back as something else
             for item in self._watched[pv.name]:
-                self._heard(item, Reading(None, "LOST", known.unit))
+                self._heard(item, Reading(None, "LOST"))
 
     def _follow(self, pv: Any, item: str) -> None:
         count = _count(pv, epicsvalues.split(item)[1])

@@ -6,7 +6,6 @@ time stamps that a record has only once it was processed.
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from collections.abc import Sequence
@@ -101,7 +100,7 @@ def reading(values: Sequence[Any], alarm: Alarm, control: Control, index: int | 
         single: whether the numbers were of single precision.
 
     Returns:
-        A record that was never processed, and a number that is none, have no value.
+        A record that was never processed has no value.
     """
     if alarm.status == _UNDEFINED or alarm.time < _EPOCH + 1:
         return Reading(None, "UNDEFINED", control.unit)
@@ -109,10 +108,8 @@ def reading(values: Sequence[Any], alarm: Alarm, control: Control, index: int | 
         return Reading(None, f"ARRAY OF {len(values)}", control.unit, alarm.time)
     if (index or 0) >= len(values):
         return Reading(None, f"NO ELEMENT {index}", control.unit, alarm.time)
-    value = _plain(values[index or 0], control.states, single)
-    if isinstance(value, float) and not math.isfinite(value):
-        return Reading(None, "NOT A NUMBER", control.unit, alarm.time)
-    return Reading(value, _flag(alarm), control.unit, alarm.time)
+    return Reading(_plain(values[index or 0], control.states, single), _flag(alarm), control.unit,
+                   alarm.time, off_limits=alarm.severity in (1, 2))
 
 
 def _plain(value: Any, states: tuple[str, ...], single: bool) -> Value:
@@ -130,7 +127,7 @@ def shortest(value: float) -> float:
     """Return a number of single precision as people write it: 23.7, not 23.700000762939453."""
     for digits in range(6, 9):
         made = float(f"{value:.{digits}g}")
-        if math.isfinite(made) and struct.pack("f", made) == struct.pack("f", value):
+        if struct.pack("f", made) == struct.pack("f", value):
             return made
     return value
 

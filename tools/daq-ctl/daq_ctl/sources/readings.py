@@ -30,12 +30,14 @@ class Reading:
             ``INVALID``; empty when it is good.
         unit: that the source gives, or empty.
         time: when it was measured or changed last, seconds since the epoch; 0 when that is unknown.
+        off_limits: the flag says that the value is not where it should be, not that it is wrong.
     """
 
     value: Value | None = None
     flag: str = ""
     unit: str = ""
     time: float = 0.0
+    off_limits: bool = False
 
     def __post_init__(self) -> None:
         """Take no value for what no card can hold."""
@@ -63,7 +65,8 @@ class Span:
     """What a number was from the start of an exposure until now.
 
     A mean is weighted with time: each number holds until the next one comes, as sources tell
-    changes only. What is flagged, or no number, counts for nothing but the time that it lasts.
+    changes only. What is flagged, or no number, counts for nothing but the time that it lasts; a
+    number that is flagged for being off its limits counts.
     A number that goes round, such as an angle, is followed beyond its bounds the shorter way
     from each value to the next, so that 359 and 1 degree have the mean 0: what comes out has to be
     brought back into the bounds. Times are in seconds of a clock that does not jump.
@@ -100,7 +103,8 @@ class Span:
             flag = flag or "NO NUMBER"
         if flag and flag not in self.flags:
             self.flags.append(flag)
-        if flag or reading.value is None or isinstance(reading.value, str):
+        if flag and not reading.off_limits or reading.value is None or isinstance(
+                reading.value, str):
             self.now = None
             return
         self.now = self.last = number = self._followed(reading.value)
