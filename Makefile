@@ -41,7 +41,7 @@ test-installed: $(dev_stamp) ## run the black-box tests again with the scripts o
 	@tests/setup-system
 	@rm -rf build/installed
 	@.venv/bin/python -m venv build/installed
-	@build/installed/bin/python $(pip_install) . || $(pip_failed)
+	@build/installed/bin/python $(pip_install) '.[epics]' || $(pip_failed)
 	@$(PYTEST) --daq-bin build/installed/bin -m "installed and not slow" $(TESTS)
 
 lint: $(dev_stamp) ## check style, types and shell scripts

@@ -237,6 +237,7 @@ def test_an_ioc_that_dies_and_comes_back(live: Live, mortal: Ioc, count: Count) 
     comments = kept(live, job, "comment")
     assert comments["NMEAN"].startswith("[counts] LOST")
     assert comments["NSTART"] == comments["NEND"] == "[counts]"
+    assert "caproto" not in live.daemon.err and "Traceback" not in live.daemon.err
 
 
 @pytest.mark.parametrize("end", [Ioc.die, Ioc.hang])
