@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from control import Bench
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.append(os.path.join(TOP, "tests"))
 
+from harness import fresh, wait_until  # noqa: E402
+from indi import Observatory  # noqa: E402
 from ioc import serving, settings  # noqa: E402
 
 
@@ -91,7 +94,88 @@ async def _bare(names: list[str]) -> float:
         return time.perf_counter() - begin
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"epics": epics}
+# -- INDI -----------------------------------------------------------------------------------------
+
+_PROPERTIES = 100
+_DRIVERS = {"CCD Simulator": "indi_simulator_ccd", "Dome Simulator": "indi_simulator_dome",
+            "Focuser Simulator": "indi_simulator_focus",
+            "Telescope Simulator": "indi_simulator_telescope"}
+
+
+#: Reads elements again and again, and prints the seconds of each time.
+_READ = f"""\
+import asyncio, json, sys, time
+sys.path[:0] = [{os.path.join(TOP, "lib")!r}, {os.path.join(TOP, "tools", "daq-ctl")!r}]
+from daq_ctl.sources import Order, make
+uri, names, rounds = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+source = make(Order(dict(type="metadataSource", sourceName="tcs", rrUri=uri)))
+async def taken():
+    begin = time.perf_counter()
+    assert len(await source.read(names, 5.0)) == len(names)
+    return time.perf_counter() - begin
+async def all_taken():
+    return [await taken() for _ in range(rounds)]
+print(json.dumps(asyncio.run(all_taken())))
+"""
+
+
+def indi(bench: Bench) -> None:
+    """Time the snapshot of properties of an indiserver, and INDI's own program for one of them."""
+    daq = fresh(Path(bench.folder("indi")), Path(bench.bin))
+    try:
+        sky = Observatory(daq, *_DRIVERS.values())
+        sky.live.serve()
+        for device in _DRIVERS:
+            sky.until(device, "CONNECTION._STATE", "Idle")
+            sky.tell(f"{device}.CONNECTION.CONNECT=On")
+            sky.until(device, "CONNECTION._STATE", "Ok")
+        elements = wait_until(lambda: _elements(sky))
+        rounds = 10 if bench.quick else 100
+        read: list[float] = json.loads(daq.program(
+            sys.executable, "-c", _READ, sky.uri(""), json.dumps(elements), rounds).wait().ok().out)
+        bare, whole = [], []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            sky.told("Focuser Simulator", "FOCUS_TEMPERATURE.TEMPERATURE")
+            bare.append(time.perf_counter() - begin)
+            whole.append(_started(sky, elements))
+    finally:
+        daq.close()
+    report = bench.report
+    report.title(f"snapshot of {_PROPERTIES} properties of {len(_DRIVERS)} INDI drivers on this "
+                 f"host; {rounds} times")
+    report.times("indi_getprop of one property", bare)
+    report.times("connect, read the properties, close", read)
+    report.times("StartDaqV2 of the properties", whole)
+    report.fact("snapshot of the properties, median", 1e3 * statistics.median(read), "ms", 50.0)
+    report.fact("ratio to indi_getprop of one",
+                statistics.median(read) / statistics.median(bare), "")
+
+
+def _elements(sky: Observatory) -> list[str]:
+    """Return one element of each of the properties, none when there are too few yet."""
+    told = subprocess.run([*sky.daq.prefix, "indi_getprop", "-p", str(sky.port), "-t", "1"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    found = {tuple(line.split(".")[:2]): line.partition("=")[0].split(".")[2]
+             for line in told.splitlines() if line.split(".")[0] in _DRIVERS}
+    names = [f"{device}/{name}.{element}" for (device, name), element in found.items()]
+    return names[:_PROPERTIES] if len(names) >= _PROPERTIES else []
+
+
+def _started(sky: Observatory, elements: list[str]) -> float:
+    """Return the seconds of the start of an acquisition that reads elements."""
+    rows = [{"property": name, "keyword": f"K{number}", "required": True}
+            for number, name in enumerate(elements)]
+    source = {"type": "metadataSource", "sourceName": "tcs", "rrUri": sky.uri(""),
+              "options": {"keywords": rows}}
+    begin = time.perf_counter()
+    job = sky.live.begin(source)
+    seconds = time.perf_counter() - begin
+    sky.live.call("AbortDaq", id=job)
+    return seconds
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {"epics": epics, "indi": indi}
 
 
 def measure(bench: Bench, names: list[str]) -> list[str]:

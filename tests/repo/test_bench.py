@@ -137,6 +137,16 @@ def test_a_smoke_run_of_the_instruments_group(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.needs("indiserver")
+def test_a_smoke_run_of_the_snapshot_of_indi_properties() -> None:
+    with tempfile.TemporaryDirectory(prefix="daq-") as scratch:  # names of sockets must be short
+        done = bench(Path(scratch), "--quick", "--only", "indi", group="instruments")
+        assert (done.returncode, done.stderr) == (0, "")
+        for text in ("snapshot of 100 properties", "snapshot of the properties, median"):
+            assert text in done.stdout
+        assert list(Path(scratch).iterdir()) == []
+
+
 @pytest.fixture
 def course(daq: Daq, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A benchmark's spool with a job that was collected."""

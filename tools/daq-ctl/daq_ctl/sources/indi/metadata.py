@@ -137,10 +137,11 @@ class Devices(Sampled):
         if not wanted:
             return {}
         devices = list(dict.fromkeys(item.device for item in wanted.values()))
+        keys = {(device, CONNECTION) for device in devices}.union(
+            *(item.keys for item in wanted.values()))
         async with self._connected(limit) as client:
             await Listing(client, devices, min(self._silence, limit)).complete(
-                lambda: all(item.is_among(client.vectors) and (item.device, CONNECTION) in
-                            client.vectors for item in wanted.values()), limit)
+                lambda: keys <= client.vectors.keys(), limit)
             found = {text: self._reading_of(item, client) for text, item in wanted.items()}
         return {text: reading for text, reading in found.items() if reading}
 
