@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daq_ctl.sources import mapping
+from daq_ctl.sources.indi.items import Item
 from daq_ctl.sources.mapping import Row
 from daq_ctl.sources.options import Options
 from daq_ctl.sources.readings import Reading, Span, Value
 from daqlib import cardlayout, errors
+from harness import CHECKOUT
 
 
 def rows(*given: dict[str, Any], **options: Any) -> list[Row]:
@@ -148,6 +151,27 @@ def test_a_keyword_is_there_once() -> None:
 def test_there_is_a_limit_to_the_rows() -> None:
     with pytest.raises(errors.BadData, match="at most"):
         rows(*({"pv": "x", "keyword": f"K{number}"} for number in range(2001)))
+
+
+# -- the page -------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_page_are_right(configured: Path) -> None:
+    page = (CHECKOUT / "docs" / "metadata.md").read_text()
+    found = re.findall(r"^```yaml (indi|epics)\n(.*?)^```$", page, re.M | re.S)
+    assert len(found) == page.count("```yaml") > 2
+    for kind, text in found:
+        write(configured / "page.yaml", text)
+        member = {"indi": "property", "epics": "pv"}[kind]
+        for each in mapping.of_file("page.yaml", member):
+            assert kind != "indi" or str(Item.parse(each.item, "")) == each.item
+
+
+def test_the_page_tells_every_member() -> None:
+    page = (CHECKOUT / "docs" / "metadata.md").read_text()
+    told = re.findall(r"^\| (`.*?) \|", page.partition("## Flags")[0], re.M)
+    members = set(re.findall(r"`(\w+)`", " ".join(told)))
+    assert members == {*mapping.MEMBERS, "property", "pv"}
 
 
 # -- files ----------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ _WRITES = {**dict.fromkeys("diu", "integer"), **dict.fromkeys("fFeE", "float"), 
            "c": "boolean"}
 #: Where a number goes round: ``wrap`` -> its lower bound; one turn is what lies between them.
 _WRAPS = {0: 0, 24: 0, 360: 0, 180: -180}
-_MEMBERS = ("keyword", "when", "type", "unit", "comment", "format", "scale", "add", "wrap", "names",
-            "required", "maxAge")
+#: Of a row, beside the one with the name of what is read.
+MEMBERS = ("keyword", "when", "type", "unit", "comment", "format", "scale", "add", "wrap", "names",
+           "required", "maxAge")
 _LARGEST = 256 * 1024  # bytes of a table: thousands of rows
 _MANY = 2000  # rows
 
@@ -273,8 +274,8 @@ def _moments(row: Any, member: str) -> list[str]:
     """
     if not isinstance(row, dict):
         raise ValueError(f"this is no row, which is {{{member}: ..., keyword: ...}}")
-    if unknown := sorted(str(key) for key in row if key not in (*_MEMBERS, member)):
-        raise ValueError(f"{unknown[0][:64]} is not known, but {', '.join((member, *_MEMBERS))}")
+    if unknown := sorted(str(key) for key in row if key not in (*MEMBERS, member)):
+        raise ValueError(f"{unknown[0][:64]} is not known, but {', '.join((member, *MEMBERS))}")
     for name in (member, "keyword"):
         if not isinstance(row.get(name), str) or not row[name] or not row[name].isprintable():
             raise ValueError(f"it has no {name}, a text")
