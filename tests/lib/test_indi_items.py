@@ -72,7 +72,10 @@ def test_values(item: str, told: Vector, value: Value | None, flag: str) -> None
 
 def test_what_is_still_moving_is_flagged_on_request() -> None:
     assert reading("P.E", vector("Number", "Busy", E=1.0), busy=True) == Reading(
-        1.0, "BUSY", "", AT)
+        1.0, "BUSY", "", AT, off_limits=True)
+    told = [vector("Number", "Busy", E=1.0)]
+    assert reading("P.E", *told, connected=False, busy=True) == Reading(
+        1.0, "DISCONNECTED BUSY", "", AT)
 
 
 def test_what_is_not_there() -> None:

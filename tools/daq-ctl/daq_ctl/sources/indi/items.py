@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daq_ctl.sources.indi.client import Vector
 from daq_ctl.sources.readings import Reading, Value
@@ -101,7 +101,10 @@ class Item:
         # a state that is asked for is a good value even if it is Alert, and so is that of a light
         if "Alert" in states and self.element != STATE and vector.kind != "Light":
             made = made.flagged("ALERT")
-        return made.flagged("BUSY") if busy and "Busy" in states else made
+        if busy and "Busy" in states:
+            # what still moves is right for its moment, and belongs to a mean
+            made = replace(made.flagged("BUSY"), off_limits=not made.flag)
+        return made
 
     def _value(self, vector: Vector, vectors: Vectors) -> tuple[Value | None, str]:
         element, elements = self.element, vector.elements
