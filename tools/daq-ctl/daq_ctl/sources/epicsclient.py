@@ -136,7 +136,8 @@ class Client:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         # what became of a connection is told by its process variables
-        loop.set_exception_handler(lambda _loop, told: log.debug("EPICS client: %s", told))
+        loop.set_exception_handler(lambda _loop, told: log.debug(
+            "EPICS client: %s", told.get("exception") or told["message"]))
         self._context, self._over = _context(), asyncio.Event()
         self._ready.set_result(loop)
         pause, stuck = _LOOK_S, set[str]()
