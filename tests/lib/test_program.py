@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fuzzing
 from daq_ctl.sources.program import keeper, process, tail
 from daq_ctl.sources.program.dialogue import LONGEST, Dialogue
 from harness import CHECKOUT, wait_until
@@ -77,6 +78,7 @@ def test_faults_and_remarks_are_bounded() -> None:
     assert max(map(len, said.remarks)) == 500
 
 
+@fuzzing.quick(100)
 @given(st.binary(max_size=200), st.lists(st.integers(0, 400), max_size=5))
 def test_pieces_make_no_difference(noise: bytes, cuts: list[int]) -> None:
     text = noise + b"\n" + line(event="started") + line(event="file", path="a") + noise

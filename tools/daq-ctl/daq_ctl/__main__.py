@@ -30,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     made = cli.parser("daq-ctl", "Control data acquisitions from live sources: the daemon "
                       "(serve) and its client. Without a command: print status changes.", EXAMPLES)
-    made.set_defaults(prog="daq-ctl", others=[usage.split()[0] for usage in COMMANDS])
+    made.set_defaults(prog="daq-ctl",
+                      others=list(dict.fromkeys(usage.split()[0] for usage in COMMANDS)))
     client.add_arguments(made, COMMANDS)
     serve = made.add_argument_group("serve")
     add_serve_arguments(serve)

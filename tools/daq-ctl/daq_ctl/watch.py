@@ -59,7 +59,7 @@ class Watch:
         for each in self._sources:
             if not each.primary:
                 self.spawn(self._tend(each))
-        if any(each.source.progress() for each in primary):
+        if primary:
             self.spawn(self._report())
         if primary or not self._sources:
             self.spawn(self._until_all_end(primary, ended))
