@@ -7,6 +7,7 @@ a network namespace of its own, and the tools of the test run in there, too.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,19 @@ class Observatory:
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                               timeout=PATIENCE_S).stdout
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Stop the drivers for a while, as hanging hardware does."""
+        children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text()
+        drivers = [int(pid) for pid in children.split()]
+        try:
+            for pid in drivers:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in drivers:
+                os.kill(pid, signal.SIGCONT)
+
     def files(self, job: str, source: str = "ccd") -> list[Path]:
         """Return what lies in the folder of a source."""
         folder = self.daq.spool / "data" / job / "live" / source
@@ -96,11 +110,3 @@ def _namespace(daq: Daq) -> list[str]:
     keeper = daq.program("unshare", "-n", "sh", "-c",
                          "ip link set lo up && echo up && exec sleep infinity", until="^up$")
     return ["nsenter", "-t", str(keeper.pid), "-n", "--"]
-
-
-@contextmanager
-def observing(daq: Daq, *drivers: str, **settings: object) -> Iterator[Observatory]:
-    """Yield an observatory whose daq-ctl serves."""
-    made = Observatory(daq, *drivers, **settings)
-    made.live.serve()
-    yield made

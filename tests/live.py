@@ -149,6 +149,11 @@ class Live:
         return {alert["id"]: alert["description"]
                 for alert in json.loads(self.status(job)["message"])}
 
+    def until_alert(self, job: str, alert: str, text: str) -> None:
+        """Wait until a job has an alert whose description holds a text."""
+        wait_until(lambda: text in self.alerts(job).get(alert, ""),
+                   explain=lambda: f"{self.told(job)}\n{self.daemon.err}")
+
     def told(self, job: str) -> str:
         """Return the history of a job for the message of a failed test."""
         return (self.daq.spool / "log" / f"{job}.jsonl").read_text()

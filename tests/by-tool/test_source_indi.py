@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness import Daq
-from indi import CAMERA, Observatory
+from harness import Daq, wait_until
+from indi import BRISK, CAMERA, Observatory
 
 pytestmark = pytest.mark.needs("indiserver")
 
@@ -16,16 +19,148 @@ CCD = "CCD Simulator"
 
 @pytest.fixture
 def sky(daq: Daq) -> Observatory:
-    made = Observatory(daq, CAMERA)
+    made = Observatory(daq, CAMERA, "indi_simulator_wheel")
     made.live.serve()
     return made
 
 
+def header(path: str | Path, extension: int = 0) -> Any:
+    from astropy.io import fits
+
+    return fits.getheader(path, extension)
+
+
+def verify(path: str | Path) -> None:
+    """Have a program that nobody here wrote find no error in a FITS file."""
+    subprocess.run(["fitsverify", "-q", "-e", path], check=True)
+
+
+def ended(sky: Observatory, job: str) -> dict[str, Any]:
+    """Wait until an acquisition has handed over; return the entry of its source."""
+    sky.live.until(job, "NotScheduled")
+    made: dict[str, Any] = sky.live.manifest(job)["sources"][0]
+    return made
+
+
+@pytest.mark.needs("fitsverify")
 @pytest.mark.parametrize("delivery", ["local", "client"])
 def test_an_exposure_becomes_a_product(sky: Observatory, delivery: str) -> None:
     job = sky.live.begin(sky.source(CCD, delivery=delivery))
-    t=time.time()
+    (file,) = ended(sky, job)["files"]
+    assert sky.files(job) == [Path(file)], "nothing else lies there, no temporary file"
+    verify(file)
+    product = sky.live.product(job)
+    verify(product)
+    assert header(product)["EXPTIME"] == 0.2
+
+
+def test_two_cameras_expose_together_as_their_options_say(sky: Observatory) -> None:
+    nir, vis = sky.camera("NIR Camera"), sky.camera("VIS Camera")
+    job = sky.live.begin(
+        sky.source(nir, "nir", 0.3, frame=[10, 20, 300, 200], binning=2, gain=55, offset=7,
+                   filter="OIII", frameType="flat", delivery="client",
+                   header={"OBJECT": "M <31>", "OBSERVER": "A & B"}),
+        sky.source(vis, "vis", 0.2, frameType="dark", filter=3, filterDevice="Filter Simulator"))
     sky.live.until(job, "NotScheduled")
-    print(time.time()-t, sky.live.told(job))
-    print(sky.live.product(job), sky.live.daemon.err)
-    assert 0
+    entries = {each["sourceName"]: each["files"] for each in sky.live.manifest(job)["sources"]}
+    flat, dark = header(entries["nir"][0]), header(entries["vis"][0])
+    assert (flat["INSTRUME"], dark["INSTRUME"]) == (nir, vis)
+    assert (flat["NAXIS1"], flat["NAXIS2"], flat["XBINNING"]) == (150, 100, 2)
+    assert (flat["GAIN"], flat["FILTER"], flat["FRAME"]) == (55, "OIII", "Flat")
+    assert (flat["OBJECT"], flat["OBSERVER"]) == ("M <31>", "A & B")
+    assert (dark["FRAME"], dark["EXPTIME"]) == ("Dark", 0.2)
+    assert sky.told(nir, "CCD_OFFSET.OFFSET") == "7"
+    assert sky.told("Filter Simulator", "FILTER_SLOT.FILTER_SLOT_VALUE") == "3"
+    assert sky.live.product(job).stat().st_size > 2 * 1280 * 1024
+
+
+@pytest.mark.needs("fitsverify")
+def test_a_compressed_image_is_taken_without_its_padding(sky: Observatory) -> None:
+    job = sky.live.begin(sky.source(CCD, delivery="client", setup={
+        **BRISK, "CCD_COMPRESSION.INDI_ENABLED": "On"}))
+    (file,) = ended(sky, job)["files"]
+    assert file.endswith(".fits.fz") and Path(file).stat().st_size % 2880 == 0
+    verify(file)
+    product = sky.live.product(job)
+    verify(product)
+    from astropy.io import fits
+
+    with fits.open(product, disable_image_compression=True) as hdus:
+        assert hdus[1].header["ZIMAGE"] is True
+
+
+def test_options_may_stand_in_the_uri(sky: Observatory) -> None:
+    uri = f"{sky.uri(CCD)}?exposure=0.1&binning=4&setup.POLLING_PERIOD.PERIOD_MS=50"
+    job = sky.live.id()
+    sky.live.ctl("daq.start", "--id", job, f"ccd@{uri}", "").ok()
+    assert header(ended(sky, job)["files"][0])["XBINNING"] == 4
+
+
+@pytest.mark.parametrize(("options", "location"), [
+    ({"pathMap": {"{far}": "{near}"}}, "{near}/"),
+    ({"collectFrom": "camera-pc"}, "camera-pc:{far}/")])
+def test_a_path_of_the_cameras_host_is_made_one_of_ours(
+        sky: Observatory, options: dict[str, Any], location: str) -> None:
+    far, near = sky.daq.folder / "far", sky.daq.folder / "near"
+    near.symlink_to(far)
+    filled = {key: {str(far): str(near)} if isinstance(value, dict) else value
+              for key, value in options.items()}
+    job = sky.live.begin(sky.source(CCD, uploadDir=str(far), **filled))
+    (file,) = ended(sky, job)["files"]
+    assert file.startswith(location.format(near=near, far=far))
+    assert (far / Path(file).name).stat().st_size > 0
+
+
+def test_a_stop_waits_for_the_end_or_aborts(sky: Observatory) -> None:
+    job = sky.live.begin(sky.source(CCD, exposure=1.5))
+    sky.live.call("StopDaq", id=job)
+    assert header(ended(sky, job)["files"][0])["EXPTIME"] == 1.5
+
+    for how, command in (("abort", "StopDaq"), ("wait", "ForceStopDaq")):
+        job = sky.live.begin(sky.source(CCD, exposure=1000, stop=how))
+        sky.live.call(command, id=job)
+        assert ended(sky, job)["files"] == []
+        assert "its exposure was aborted" in sky.live.told(job)
+        assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Idle"
+
+
+def test_an_abort_leaves_nothing(sky: Observatory) -> None:
+    job = sky.live.begin(sky.source(CCD, exposure=1000))
+    assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Busy"
+    assert len(list((sky.daq.spool / "data" / job / "live" / "ccd").iterdir())) == 1
+    sky.live.call("AbortDaq", id=job)
+    sky.live.until(job, "Aborted")
+    assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Idle"
+    assert not (sky.daq.spool / "data" / job / "live" / "ccd").exists()
+
+
+def test_the_status_tells_how_long_it_still_takes(sky: Observatory) -> None:
+    job = sky.live.begin(sky.source(CCD, exposure=1000))
+    wait_until(lambda: re.search(rf"{job} .*acquir.* % .*left", sky.daq.run("daq-status").out))
+    sky.live.call("AbortDaq", id=job)
+
+
+def test_an_image_is_awaited_by_the_next_daemon(sky: Observatory) -> None:
+    for delivery in ("local", "client"):
+        job = sky.live.begin(sky.source(CCD, exposure=2.5, delivery=delivery))
+        sky.live.crash()
+        (file,) = ended(sky, job)["files"]
+        assert sky.files(job) == [Path(file)]
+        assert header(file)["EXPTIME"] == 2.5
+
+
+def test_what_ended_without_a_daemon_is_found_if_the_camera_wrote_it(sky: Observatory) -> None:
+    for delivery, found in (("local", 1), ("client", 0)):
+        job = sky.live.begin(sky.source(CCD, exposure=0.5, delivery=delivery))
+        sky.live.daemon.kill()
+        sky.until(CCD, "CCD_EXPOSURE._STATE", "Ok")
+        sky.live.serve()
+        assert len(ended(sky, job)["files"]) == found
+        assert ("ended without us" in sky.live.told(job)) != bool(found)
+
+
+def test_a_later_daemon_can_abort(sky: Observatory) -> None:
+    job = sky.live.begin(sky.source(CCD, exposure=1000))
+    sky.live.crash()
+    sky.live.call("AbortDaq", id=job)
+    assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Idle"

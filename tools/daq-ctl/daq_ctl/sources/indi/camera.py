@@ -142,7 +142,7 @@ class Camera(Source):
                 await client.connect(self._host, self._port, self.timeout)
                 self._device = Device(client, self._device_name, self.timeout, self._slack)
                 self._exposure = Exposure(client, self._device_name)
-                await client.get(self._device_name)
+                await client.get("" if self._settings.wide else self._device_name)
                 if self._began is not None and not self._outcome:
                     await self._find_again(client)
             except BaseException:
@@ -151,9 +151,9 @@ class Camera(Source):
             self._client = client
 
     async def _find_again(self, client: indi.Client) -> None:
-        if not self._local:
-            await self._receive(client)
         await client.until(self._told, self.timeout, f"the state of device {self._device_name!r}")
+        if not self._local and self._ours() and self._busy():
+            (await self._receive(client)).arm()
         self._exposure.arm(busy=True)
         if self._local and self._ours() and self._written() and not self._busy():
             self._exposure.end()
@@ -165,8 +165,6 @@ class Camera(Source):
         elif not self._busy():
             self._exposure.fail("its exposure is not there: it never began, or ended without us"
                                 f"{client.said(self._device_name)}")
-        elif self._receiver:
-            self._receiver.arm()
 
     def _told(self) -> bool:
         """Tell whether enough is known to say what the camera does."""
@@ -184,9 +182,10 @@ class Camera(Source):
         vector = self._device.vector(PROPERTY)
         return vector is not None and vector.state == "Busy"
 
-    async def _receive(self, client: indi.Client) -> None:
+    async def _receive(self, client: indi.Client) -> Receiver:
         self._receiver = Receiver(self._device_name, self._memo.path(self._prefix), client.wake)
         await self._receiver.open(self._host, self._port, self.timeout)
+        return self._receiver
 
     async def _drop(self) -> None:
         if self._receiver:
@@ -205,9 +204,13 @@ class Camera(Source):
         """
         await self._attach()
         device = self._device
-        await device.connect(allowed=self._settings.connect)
+        fresh = await device.connect(allowed=self._settings.connect)
         for name in _NEEDED:
             await device.defined(name)
+        if fresh and self._busy():  # of an exposure that the loss of the connection has ended
+            await device.set("CCD_ABORT_EXPOSURE", {"ABORT": True})
+            await device.client.until(lambda: not self._busy(), self.timeout,
+                                      f"the end of the old exposure of {self._device_name!r}")
         self._refuse_busy()
         await durably(self._memo.make)
         await self._settings.apply(device)

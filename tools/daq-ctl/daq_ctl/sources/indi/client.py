@@ -251,7 +251,11 @@ class Client(asyncio.Protocol):
             raise type(self.fault)(self.fault.message, self.fault.remedy)
 
     async def get(self, device: str = "", name: str = "") -> None:
-        """Ask for properties and all their changes; they come when they come, without an end."""
+        """Ask for properties and all their changes; they come when they come, without an end.
+
+        A server that was asked for one device takes no notice of a later wish for all of them;
+        others can only be added by name.
+        """
         await self.write(wire.get_properties(device, name))
 
     async def send(self, kind: str, device: str, name: str,

@@ -12,6 +12,7 @@ from daq_ctl.sources.indi.wire import Value
 from daqlib import errors
 
 _GONE = "gone"
+_REMEDY = "correct the source's options"
 
 
 async def together(*commands: Coroutine[Any, Any, None]) -> None:
@@ -80,18 +81,21 @@ class Device:
             f"property {' or '.join(names)} of device {self.name!r}"
             + ("" if known else ", of which the server knew nothing,"))
 
-    async def connect(self, *, allowed: bool) -> None:
+    async def connect(self, *, allowed: bool) -> bool:
         """Have its driver connect to the instrument, unless it is connected.
 
         Args:
             allowed: whether it may be told to.
+
+        Returns:
+            Whether it had to be told.
 
         Raises:
             errors.DaqError: it is not connected.
         """
         await self.defined("CONNECTION")
         if self.connected:
-            return
+            return False
         if not allowed:
             raise errors.BadData(f"device {self.name!r} is not connected to its instrument",
                                  "connect it, or give the option connect=true")
@@ -99,6 +103,7 @@ class Device:
         if not self.connected:
             raise errors.BadData(f"device {self.name!r} did not connect to its instrument"
                                  f"{self.client.said(self.name)}", "look at the instrument")
+        return True
 
     async def set(self, name: str, elements: Mapping[str, Any]) -> None:
         """Give elements of a property new values, and wait until the device has done so.
@@ -127,7 +132,7 @@ class Device:
                                      f"when it was told {name} {told}", "look at the driver")
         if answer[-1] == "Alert":
             raise errors.BadData(f"device {self.name!r} refused {name} {told}"
-                                 f"{self.client.said(self.name)}", "give what it takes")
+                                 f"{self.client.said(self.name)}", _REMEDY)
 
     def _value(self, vector: Vector, element: str, value: Any) -> Value:
         """Return a value as a kind of property has it.
@@ -137,8 +142,8 @@ class Device:
         """
         what = f"{vector.name}.{element} of device {self.name!r}"
         if element not in vector.elements:
-            raise errors.BadData(f"there is no {what}",
-                                 f"it has {', '.join(sorted(vector.elements)) or 'none'}")
+            raise errors.BadData(f"there is no {what}; it has "
+                                 f"{', '.join(sorted(vector.elements)) or 'none'}", _REMEDY)
         text = str(value)
         if vector.kind == "Text":
             return text
@@ -153,6 +158,4 @@ class Device:
                 number = math.nan
             if math.isfinite(number):
                 return number
-        raise errors.BadData(f"{value!r} is no value for {what}",
-                             "give a number" if vector.kind == "Number" else "give On or Off"
-                             if vector.kind == "Switch" else "it cannot be set")
+        raise errors.BadData(f"{value!r} is no value for {what}, a {vector.kind}", _REMEDY)

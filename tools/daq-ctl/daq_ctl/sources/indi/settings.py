@@ -23,6 +23,7 @@ class Settings:
     Attributes:
         exposure: seconds.
         connect: whether a disconnected device is connected.
+        wide: whether more devices than the camera must be known.
     """
 
     def __init__(self, options: Options) -> None:
@@ -43,6 +44,7 @@ class Settings:
         self._offset = options.number("offset")
         self._type = options.choice("frameType", "light", "bias", "dark", "flat")
         self._filter = options.text("filter", allowed="the name or number of a filter")
+        self.wide = bool(self._filter)
         self._wheel = options.text("filterDevice", allowed="the name of a filter wheel")
         self._header = {_keyword(options, name): _valued(options, name, value)
                         for name, value in options.table("header").items()}
@@ -105,7 +107,6 @@ class Settings:
 
     async def _find_wheel(self, camera: Device) -> Device:
         """Return the wheel that is given, else the camera's own, else the only one there is."""
-        await camera.client.get()
         if self._wheel:
             return camera.of(self._wheel)
         active = str(camera.value("ACTIVE_DEVICES", "ACTIVE_FILTER") or "")
@@ -128,8 +129,8 @@ class Settings:
         assert vector
         names = [str(value) for value in vector.elements.values()]
         if names.count(self._filter) != 1:
-            raise errors.BadData(f"filter {self._filter!r} is not one of {wheel.name!r}",
-                                 f"it has {', '.join(names)}")
+            raise errors.BadData(f"filter {self._filter!r} is not one of {wheel.name!r}, which has "
+                                 f"{', '.join(names)}", "correct the option filter")
         return names.index(self._filter) + 1
 
 
