@@ -45,13 +45,13 @@ def ended(sky: Observatory, job: str) -> dict[str, Any]:
 @pytest.mark.needs("fitsverify")
 @pytest.mark.parametrize("delivery", ["local", "client"])
 def test_an_exposure_becomes_a_product(sky: Observatory, delivery: str) -> None:
-    job = sky.live.begin(sky.source(CCD, delivery=delivery))
+    job = sky.live.begin(sky.source(CCD, delivery=delivery), mergeTarget={"sourceName": "ccd"})
     (file,) = ended(sky, job)["files"]
     assert sky.files(job) == [Path(file)], "nothing else lies there, no temporary file"
     verify(file)
     product = sky.live.product(job)
     verify(product)
-    assert header(product)["EXPTIME"] == 0.2
+    assert (header(product)["NAXIS1"], header(product)["EXPTIME"]) == (1280, 0.2)
 
 
 def test_two_cameras_expose_together_as_their_options_say(sky: Observatory) -> None:
@@ -60,7 +60,8 @@ def test_two_cameras_expose_together_as_their_options_say(sky: Observatory) -> N
         sky.source(nir, "nir", 0.3, frame=[10, 20, 300, 200], binning=2, gain=55, offset=7,
                    filter="OIII", frameType="flat", delivery="client",
                    header={"OBJECT": "M <31>", "OBSERVER": "A & B"}),
-        sky.source(vis, "vis", 0.2, frameType="dark", filter=3, filterDevice="Filter Simulator"))
+        sky.source(vis, "vis", 0.2, frameType="dark", filter=3, filterDevice="Filter Simulator"),
+        mergeTarget={"sourceName": "vis"})
     sky.live.until(job, "NotScheduled")
     entries = {each["sourceName"]: each["files"] for each in sky.live.manifest(job)["sources"]}
     flat, dark = header(entries["nir"][0]), header(entries["vis"][0])
@@ -136,7 +137,7 @@ def test_an_abort_leaves_nothing(sky: Observatory) -> None:
 
 def test_the_status_tells_how_long_it_still_takes(sky: Observatory) -> None:
     job = sky.live.begin(sky.source(CCD, exposure=1000))
-    wait_until(lambda: re.search(rf"{job} .*acquir.* % .*left", sky.daq.run("daq-status").out))
+    wait_until(lambda: re.search(rf"{job} .* exposing 0 %, .* left", sky.daq.run("daq-status").out))
     sky.live.call("AbortDaq", id=job)
 
 

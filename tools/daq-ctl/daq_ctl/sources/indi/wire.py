@@ -85,7 +85,7 @@ class Stream:
         self._parser = parser = expat.ParserCreate("iso-8859-1")
         if hasattr(parser, "SetReparseDeferralEnabled"):
             parser.SetReparseDeferralEnabled(False)  # it would hold back what is complete
-        parser.buffer_text, parser.buffer_size = True, _TEXT
+        parser.buffer_size = _TEXT
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
@@ -128,6 +128,7 @@ class Stream:
         elif self._depth > _ELEMENT_DEPTH:
             raise not_indi("its elements are nested deeper than the protocol has it")
         self._depth += 1
+        self._parser.buffer_text = True  # within a vector: a BLOB has very many lines
 
     def _begin(self, tag: str, attributes: dict[str, str]) -> None:
         self._vector = None
@@ -140,6 +141,8 @@ class Stream:
         # all others are what other clients ask, which the server repeats to everybody
 
     def _characters(self, text: str) -> None:
+        if self._depth == _VECTOR_DEPTH and not text.isspace():
+            raise not_indi(f"it begins with {text[:40]!r}")
         if self._depth <= _ELEMENT_DEPTH or not self._vector:
             return
         if self._vector.kind == "BLOB":
@@ -153,6 +156,7 @@ class Stream:
 
     def _end(self, tag: str) -> None:
         self._depth -= 1
+        self._parser.buffer_text = self._depth > _VECTOR_DEPTH
         vector = self._vector
         if not vector:
             return
