@@ -5,63 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from daq_ctl.sources.indi.blob import Receiver
 from daq_ctl.sources.indi.client import Client, Vector
 from daqlib import errors
-from harness import PATIENCE_S
-
-SHORT_S = 0.3  # for what never comes
-
-
-class Server:
-    """A server that says what the test says; keeps what clients say."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.heard = ""
-        self.answers: dict[str, bytes] = {}
-        self.writers: list[asyncio.StreamWriter] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        while data := await reader.read(65536):
-            self.heard += data.decode()
-            for text, answer in list(self.answers.items()):
-                if text in data.decode():
-                    writer.write(answer)
-
-    def say(self, data: bytes, which: int = 0) -> None:
-        self.writers[which].write(data)
-
-    async def until_heard(self, text: str) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while text not in self.heard:
-                await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[Server]:
-    server = Server()
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    server.port = listener.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        for writer in server.writers:
-            writer.transport.abort()
-        listener.close()
+from indi_server import PATIENCE_S, SHORT_S, Server, changed, defined, run, serving
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[Server, Client]]:
-    async with serving() as server:
+    async with serving(Server()) as server:
         client = Client()
         await client.connect("127.0.0.1", server.port, PATIENCE_S)
         await client.get()
@@ -70,26 +28,6 @@ async def connected() -> AsyncIterator[tuple[Server, Client]]:
             yield server, client
         finally:
             await client.close()
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
-
-
-def defined(name: str, kind: str = "Number", state: str = "Idle", **elements: object) -> bytes:
-    return _vector("def", f"def{kind}", name, kind, state, elements)
-
-
-def changed(name: str, kind: str = "Number", state: str = "Ok", **elements: object) -> bytes:
-    return _vector("set", f"one{kind}", name, kind, state, elements)
-
-
-def _vector(what: str, one: str, name: str, kind: str, state: str,
-            elements: dict[str, object]) -> bytes:
-    inner = "".join(f'<{one} name="{element}">{value}</{one}>'
-                    for element, value in elements.items())
-    return (f'<{what}{kind}Vector device="CCD" name="{name}" state="{state}" perm="rw">{inner}'
-            f"</{what}{kind}Vector>\n").encode()
 
 
 # -- the client ------------------------------------------------------------------------------------
@@ -176,7 +114,7 @@ TAIL = b"</oneBLOB></setBLOBVector>"
 
 @asynccontextmanager
 async def receiving(folder: Path) -> AsyncIterator[tuple[Server, Receiver, asyncio.Event]]:
-    async with serving() as server:
+    async with serving(Server()) as server:
         server.answers["getProperties"] = defined("CCD1", "BLOB")
         done = asyncio.Event()
         receiver = Receiver("CCD", str(folder / "image"), done.set)
@@ -249,7 +187,7 @@ def test_an_image_that_is_none_is_told_and_leaves_nothing(
 
 def test_a_camera_without_images_is_told(tmp_path: Path) -> None:
     async def test() -> None:
-        async with serving() as server:
+        async with serving(Server()) as server:
             receiver = Receiver("CCD", str(tmp_path / "image"), lambda: None)
             with pytest.raises(errors.Unavailable, match="has no CCD1"):
                 await receiver.open("127.0.0.1", server.port, SHORT_S)

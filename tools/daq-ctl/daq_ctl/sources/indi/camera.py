@@ -8,6 +8,7 @@ somebody else, and is left alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import stat
@@ -305,11 +306,14 @@ class Camera(Source):
     async def _abandon(self) -> None:
         """Abort the exposure, unless it is over or not ours."""
         await self._attach()
-        if not self._exposure.verdict:
-            client = self._device.client
-            await client.send("Switch", self._device_name, "CCD_ABORT_EXPOSURE", {"ABORT": True})
-            await client.until(lambda: self._exposure.verdict, self.timeout,
-                               f"the end of the aborted exposure of {self._device_name!r}")
+        if self._exposure.verdict:
+            return
+        with contextlib.suppress(errors.BadData):  # some refuse when there is nothing to abort
+            await self._device.set("CCD_ABORT_EXPOSURE", {"ABORT": True})
+        await self._device.client.until(
+            lambda: self._exposure.verdict or not self._busy(), self.timeout,
+            f"the end of the aborted exposure of device {self._device_name!r}")
+        self._exposure.fail("its exposure was aborted")
 
     async def abort(self) -> None:
         """Abort our exposure, if it goes on, and forget it with what it brought.
