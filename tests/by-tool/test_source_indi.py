@@ -76,18 +76,23 @@ def test_two_cameras_expose_together_as_their_options_say(sky: Observatory) -> N
 
 
 @pytest.mark.needs("fitsverify")
-def test_a_compressed_image_is_taken_without_its_padding(sky: Observatory) -> None:
-    job = sky.live.begin(sky.source(CCD, delivery="client", setup={
-        **BRISK, "CCD_COMPRESSION.INDI_ENABLED": "On"}))
-    (file,) = ended(sky, job)["files"]
-    assert file.endswith(".fits.fz") and Path(file).stat().st_size % 2880 == 0
-    verify(file)
-    product = sky.live.product(job)
-    verify(product)
+def test_compressed_images_of_several_cameras_are_all_in_the_product(sky: Observatory) -> None:
     from astropy.io import fits
 
-    with fits.open(product, disable_image_compression=True) as hdus:
-        assert hdus[1].header["ZIMAGE"] is True
+    cameras = {"nir": sky.camera("NIR Camera"), "vis": sky.camera("VIS Camera")}
+    job = sky.live.begin(*(sky.source(camera, name, delivery="client", setup={
+        **BRISK, "CCD_COMPRESSION.INDI_ENABLED": "On"}) for name, camera in cameras.items()))
+    sky.live.until(job, "NotScheduled")
+    for each in sky.live.manifest(job)["sources"]:
+        (file,) = each["files"]
+        assert file.endswith(".fits.fz") and Path(file).stat().st_size % 2880 == 0, "no padding"
+        verify(file)
+    product = sky.live.product(job)
+    verify(product)
+    assert sky.live.alerts(job) == {}
+    with fits.open(product) as hdus:
+        assert [hdu.header["INSTRUME"] for hdu in hdus[1:]] == list(cameras.values())
+        assert [hdu.data.shape for hdu in hdus[1:]] == [(1024, 1280)] * 2
 
 
 def test_options_may_stand_in_the_uri(sky: Observatory) -> None:

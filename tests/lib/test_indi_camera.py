@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,7 +52,7 @@ class Ccd(Server):
                 + defined("FITS_HEADER", "Text", KEYWORD_NAME="", KEYWORD_VALUE="",
                           KEYWORD_COMMENT="")
                 + defined("CCD_CONTROLS", Gain=0, Offset=0)
-                + defined("CCD_FILE_PATH", "Text", FILE_PATH=self.path))
+                + defined("CCD1", "BLOB") + defined("CCD_FILE_PATH", "Text", FILE_PATH=self.path))
 
     def expose(self, state: str) -> None:
         """Tell the state of the exposure."""
@@ -182,6 +184,35 @@ def test_what_somebody_else_set_up_meanwhile_is_left_alone(tmp_path: Path) -> No
             await later.abort()
             assert "ABORT" not in server.heard
             await later.close()
+    run(test)
+
+
+@pytest.mark.parametrize("delivery", ["local", "client"])
+def test_a_daemon_that_died_before_its_command_left_finds_no_exposure(
+        tmp_path: Path, delivery: str) -> None:
+    async def test() -> None:
+        async with serving(Ccd()) as server:
+            source = camera(server, tmp_path, delivery=delivery)
+            await source.prepare()
+            await source.close()
+            folder = tmp_path / "data/job/live/ccd"
+            torn = folder / ".tmp-999999999-1-image.fits"
+            torn.write_bytes(b"half an image")
+            (folder / "recording.json").write_text(json.dumps(
+                {"prefix": server.settings["UPLOAD_PREFIX"], "begun": time.time()}))
+            server.state = "Ok"
+            later = camera(server, tmp_path, delivery=delivery)
+            assert await later.status() == FAILED
+            assert await later.wait(PATIENCE_S)
+            assert "never began, or ended without us" in (await later.stop(1)).fault
+            await later.close()
+            server.state = "Busy"
+            (folder / "recording.json").write_text(json.dumps(
+                {"prefix": server.settings["UPLOAD_PREFIX"], "begun": time.time()}))
+            third = camera(server, tmp_path, delivery=delivery)
+            assert await third.status() == RECORDING
+            assert torn.exists() == (delivery == "local")
+            await third.close()
     run(test)
 
 

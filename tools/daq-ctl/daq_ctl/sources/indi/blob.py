@@ -46,6 +46,11 @@ class Image:
         self._file: BinaryIO | None = None
         self._rest, self._left, self._exact = "", 0, True
 
+    @property
+    def coming(self) -> bool:
+        """Whether our image is on its way."""
+        return self._file is not None
+
     def begin(self, vector: wire.Message, attributes: Mapping[str, str]) -> None:
         """Open the file, or pass over what is not our image.
 
@@ -114,7 +119,7 @@ class Receiver:
 
     Attributes:
         fault: why no image will come any more, or empty.
-        heard: when bytes came last, in seconds of :func:`time.monotonic`.
+        heard: when bytes of an image came last, in seconds of :func:`time.monotonic`.
     """
 
     def __init__(self, device: str, stem: str, changed: Callable[[], None]) -> None:
@@ -195,10 +200,11 @@ class Receiver:
                            + wire.get_properties(self._device, PROPERTY))
         stream = wire.Stream(self._image)
         while data := connection.recv(_PIECE):
-            self.heard = time.monotonic()
             for message in stream.feed(data):
                 if message.what == "def" and message.name == PROPERTY:
                     self._loop.call_soon_threadsafe(self._ready.set)
+            if self._image.coming:
+                self.heard = time.monotonic()
             if self.path:
                 self._loop.call_soon_threadsafe(self._tell)
 

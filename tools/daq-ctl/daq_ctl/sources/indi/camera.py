@@ -25,7 +25,7 @@ from daq_ctl.sources.indi.exposure import ELEMENT, PROPERTY, Exposure
 from daq_ctl.sources.indi.settings import Settings
 from daq_ctl.sources.memo import Memo
 from daq_ctl.sources.options import Options
-from daqlib import errors, names, uri
+from daqlib import errors, fsops, names, uri
 
 _NEEDED = (PROPERTY, "CCD_ABORT_EXPOSURE", "UPLOAD_MODE", "UPLOAD_SETTINGS")
 _SLACK_S = 60.0  # beyond the exposure time, for reading out and writing
@@ -69,7 +69,7 @@ class Camera(Source):
     def _new_prefix(self) -> str:
         """Return the beginning of the file's name, without what a driver would replace in it."""
         stem = f"{self.job[:_LONGEST]}_{self.name}"
-        for special in ("XXX", "ISO8601"):
+        for special in ("X" * 3, "ISO8601"):
             stem = stem.replace(special, special.lower())
         return f"{stem}_{secrets.token_hex(4)}"
 
@@ -84,12 +84,16 @@ class Camera(Source):
     def _elapsed(self) -> float:
         return time.monotonic() - (self._began or 0.0)
 
-    def _lost(self) -> bool:
-        """Tell whether it lasts longer than any exposure of this length may."""
+    def _left(self) -> float:
+        """Return the seconds after which it is taken for lost, unless more of an image comes."""
         idle = self._elapsed() - self._settings.exposure
         if self._receiver:
             idle = min(idle, time.monotonic() - self._receiver.heard)
-        return self._began is not None and idle > self._slack
+        return self._slack - idle
+
+    def _lost(self) -> bool:
+        """Tell whether it lasts longer than any exposure of this length may."""
+        return self._began is not None and self._left() <= 0
 
     def _over(self) -> bool:
         """Tell whether nothing more is to come."""
@@ -184,6 +188,7 @@ class Camera(Source):
         return vector is not None and vector.state == "Busy"
 
     async def _receive(self, client: indi.Client) -> Receiver:
+        await durably(lambda: fsops.sweep(self._memo.folder))
         self._receiver = Receiver(self._device_name, self._memo.path(self._prefix), client.wake)
         await self._receiver.open(self._host, self._port, self.timeout)
         return self._receiver
@@ -277,9 +282,9 @@ class Camera(Source):
         return bool(self._outcome)
 
     async def _watch(self, seconds: float) -> None:
-        client, left = self._device.client, self._slack + self._settings.exposure - self._elapsed()
+        client = self._device.client
         try:
-            await client.until(self._over, max(0.0, min(seconds, left)))
+            await client.until(self._over, max(0.0, min(seconds, self._left())))
         except errors.Unavailable:
             if client.fault:
                 raise
