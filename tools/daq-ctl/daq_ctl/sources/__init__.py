@@ -26,12 +26,13 @@ ADAPTERS: dict[tuple[str, str], str] = {
     ("primarySource", "zpb.rr"): "daq_ctl.sources.recif:Recif",
     ("primarySource", "ipc"): "daq_ctl.sources.recif:Recif",
     ("primarySource", "indi"): "daq_ctl.sources.indi.camera:Camera",
+    ("primarySource", "exec"): "daq_ctl.sources.program.adapter:Recording",
+    ("primarySource", "watch"): "daq_ctl.sources.folder:Folder",
     ("metadataSource", "zpb.rr"): "daq_ctl.sources.metadaqif:Metadaqif",
     ("metadataSource", "ipc"): "daq_ctl.sources.metadaqif:Metadaqif",
-    ("primarySource", "exec"): "daq_ctl.sources.program.adapter:Recording",
-    ("metadataSource", "exec"): "daq_ctl.sources.program.adapter:Values",
-    ("metadataSource", "epics"): "daq_ctl.sources.epics:Epics",
     ("metadataSource", "indi"): "daq_ctl.sources.indi.metadata:Devices",
+    ("metadataSource", "epics"): "daq_ctl.sources.epics:Epics",
+    ("metadataSource", "exec"): "daq_ctl.sources.program.adapter:Values",
 }
 #: The same of other people's packages: group of entry points by type of source, named by scheme.
 GROUPS = {"primarySource": "daqspool.primary_sources",
