@@ -18,6 +18,11 @@ from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh, group
 
 # the tests of lib/ and of a tool's own modules run on the checkout, never on an installed copy
 sys.path[:0] = [str(CHECKOUT / "lib"), *map(str, sorted((CHECKOUT / "tools").glob("daq-*")))]
+for _name in [name for name in sys.modules if name.partition(".")[0] in ("daq_ctl", "daqlib")]:
+    del sys.modules[_name]  # an installed copy brought the plugin
+
+# the name is that of the entry point: where the project is installed it is there already
+pytest_plugins = ["daq_ctl.conformance.plugin"]
 
 
 # libzmq 4.3.5 may wait for ever when a context ends, and so would the collector of garbage
