@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rooms
-from harness import CHECKOUT, Daq, fresh
+from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh
 
 # one worker installs, once
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("install")]
@@ -95,3 +96,30 @@ def test_regular_install_brings_what_it_needs(regular: Path) -> None:
     check = subprocess.run([regular / "python", "-m", "pip", "check"], capture_output=True,
                            text=True, check=False)
     assert check.returncode == 0, check.stdout
+
+
+def commands(page: str) -> list[tuple[str, str]]:
+    """Return the commands of a page, each with what it prints."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", (CHECKOUT / page).read_text(),
+                        re.MULTILINE | re.DOTALL)
+    found: list[tuple[str, str]] = []
+    for step in (step for block in blocks for step in re.split(r"^\$ ", block, flags=re.M)[1:]):
+        command = re.match(r"(?:.*<<'END'\n(?s:.*?)^END\n|(?:.*\\\n)*.*\n)", step, re.MULTILINE)
+        assert command, step
+        found.append((command[0], step[command.end():]))
+    return found
+
+
+def test_a_source_of_ones_own(regular: Path, tmp_path: Path) -> None:
+    subprocess.run([regular / "python", "-m", "pip", "install", "--quiet", "pytest"], check=True)
+    (tmp_path / "docs").symlink_to(CHECKOUT / "docs")
+    env = {"PATH": f"{regular}:{SYSTEM_PATH}", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    env |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    steps = commands("docs/sources.md")
+    assert len(steps) > 5
+    for command, shown in steps:
+        done = subprocess.run(["sh", "-ec", command], cwd=tmp_path, capture_output=True, text=True,
+                              check=False, timeout=600, stdin=subprocess.DEVNULL, env=env)
+        said = f"$ {command}{done.stdout}{done.stderr}"
+        assert done.returncode == 0, said
+        assert all(line in done.stdout for line in shown.splitlines()), said
