@@ -378,6 +378,20 @@ def test_a_window(camera: Camera) -> None:
     assert run(record()) == Delivery([camera.at("a.fits")])
 
 
+def test_a_wait_and_a_stop_look_at_the_same_time(camera: Camera) -> None:
+    names = [f"{number}.fits" for number in range(1000)]
+
+    async def record() -> Delivery:
+        source = await begun(camera.source(count=len(names), scanSec=0.1))
+        waiting = [asyncio.create_task(source.wait(PATIENCE_S)) for _ in range(3)]
+        await asyncio.to_thread(lambda: [camera.rename(name) for name in names])
+        made = await source.stop(PATIENCE_S)
+        assert await asyncio.gather(*waiting) == [True] * 3
+        return made
+
+    assert sorted(run(record()).files) == sorted(camera.at(name) for name in names)
+
+
 def test_many_files_cost_what_is_new(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10_000):
         (camera.path / f"{number}.fits").touch()

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from daq_ctl.journal import durably
 from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery, Source
 from daq_ctl.sources.folderlook import Look, Rule, Sign
 from daq_ctl.sources.memo import Memo
@@ -69,10 +68,8 @@ class Folder(Source):
 
     async def start(self) -> None:
         """Write down what is there; all that comes from now on is ours."""
-        await self._disk(self._look.begin)
-        self._listens = True
+        await self._disk(self._begin)
         look = self._look
-        await durably(self._write_down)
         began = time.time()
         await self._memo.keep(directory=look.rule.directory, home=look.home, began=began)
         self._since = _monotonic(began)
@@ -94,10 +91,10 @@ class Folder(Source):
         await self._recall()
         if "brought" not in self._memo.facts:
             deadline = time.monotonic() + (self._grace if patience > 0 else 0.0)
-            await self._disk(lambda: self._look.look(whole=True))
-            while self._look.pending and not self._is_full() and time.monotonic() < deadline:
+            rests = await self._disk(lambda: self._rests(whole=True))
+            while not rests and time.monotonic() < deadline:
                 await self._news(deadline - time.monotonic())
-                await self._disk(self._look.look)
+                rests = await self._disk(self._rests)
             brought = await self._disk(self._brought)
             await self._memo.keep(brought=brought)
         return Delivery(**self._memo.facts["brought"])
@@ -125,12 +122,7 @@ class Folder(Source):
     async def close(self) -> None:
         """Stop listening to the directory."""
         with contextlib.suppress(errors.Unavailable):
-            await self._disk(self._look.close)
-        self._listens = False
-
-    def _write_down(self) -> None:
-        self._memo.make()
-        fsops.put(self._memo.path(_BEFORE), json.dumps(self._look.before).encode(), replace=True)
+            await self._disk(self._deafen)
 
     # -- how it goes on -----------------------------------------------------------------------
 
@@ -145,10 +137,30 @@ class Folder(Source):
                                      "daq.forcestop goes on without it")
         if not self._listens:
             await self._disk(self._remember)
-            self._listens = True
+
+    async def _has_ended(self) -> bool:
+        await self._recall()
+        over = self._window is not None and time.monotonic() - self._since >= self._window
+        if over or "brought" in self._memo.facts:
+            return True
+        return await self._disk(self._fills)
+
+    # -- in a thread, one at a time: wait and stop may look at the same time --------------------
+
+    def _begin(self) -> None:
+        self._look.begin()
+        self._memo.make()
+        fsops.put(self._memo.path(_BEFORE), json.dumps(self._look.before).encode(), replace=True)
+        self._listens = True
+
+    def _deafen(self) -> None:
+        self._look.close()
+        self._listens = False
 
     def _remember(self) -> None:
         """Read what an earlier daemon wrote."""
+        if self._listens:
+            return
         try:
             data, _ = fsops.read_regular(self._memo.path(_BEFORE))
             before = {name: Sign(*sign) for name, sign in json.loads(data).items()}
@@ -159,16 +171,17 @@ class Folder(Source):
         device, inode = self._memo.facts["home"]
         self._look = Look(self._look.rule, before, (device, inode))
         self._look.listen()
+        self._listens = True
 
-    async def _has_ended(self) -> bool:
-        await self._recall()
-        if "brought" in self._memo.facts or self._is_over():
-            return True
-        await self._disk(self._look.look)
+    def _fills(self) -> bool:
+        """Look; tell whether there are as many files as wanted."""
+        self._look.look()
         return self._is_full()
 
-    def _is_over(self) -> bool:
-        return self._window is not None and time.monotonic() - self._since >= self._window
+    def _rests(self, whole: bool = False) -> bool:
+        """Look; tell whether there is nothing that a stop has to wait for."""
+        self._look.look(whole)
+        return not self._look.pending or self._is_full()
 
     def _is_full(self) -> bool:
         return self._count is not None and len(self._finished()) >= self._count
@@ -221,7 +234,7 @@ class Folder(Source):
 
     async def _news(self, limit: float) -> None:
         """Wait until something happens in the directory, or a look is due."""
-        pause = min(limit, self._look.due())
+        pause = min(limit, max(0.0, self._look.due - time.monotonic()))
         fd = self._look.fileno()
         if fd >= 0:
             with contextlib.suppress(TimeoutError):

@@ -99,6 +99,7 @@ class Look:
         pending: new files that are not finished: sign, and since when (monotonic) it is that.
         done: new files that are finished.
         deaf: why there is no inotify, or empty.
+        due: monotonic time of the next look that is needed although nothing is heard.
     """
 
     rule: Rule
@@ -107,6 +108,7 @@ class Look:
     pending: dict[str, tuple[Sign, float]] = field(default_factory=dict)
     done: dict[str, Done] = field(default_factory=dict)
     deaf: str = ""
+    due: float = 0.0
     _writing: set[str] = field(default_factory=set)  # inotify told of a write, and not of its end
     _awaited: dict[str, str] = field(default_factory=dict)  # companion -> name
     _inotify: INotify | None = None
@@ -165,13 +167,14 @@ class Look:
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is news, or -1."""
-        return self._inotify.fileno() if self._inotify else -1
+        inotify = self._inotify
+        return inotify.fileno() if inotify else -1
 
     def close(self) -> None:
         """Stop listening."""
-        if self._inotify:
-            self._inotify.close()
-            self._inotify, self._watch = None, -1
+        inotify, self._inotify, self._watch = self._inotify, None, -1
+        if inotify:
+            inotify.close()
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -196,11 +199,7 @@ class Look:
                 self._take(name, status, now)
         for name in [name for name, at in self._ripe() if at <= now]:
             self._note(name, now)
-
-    def due(self) -> float:
-        """Return the seconds until the next look that is needed although nothing is heard."""
-        times = [self._next_scan, *(at for _, at in self._ripe())]
-        return max(0.0, min(times) - time.monotonic())
+        self.due = min([self._next_scan, *(at for _, at in self._ripe())])
 
     def missing(self) -> list[str]:
         """Return the files that were finished and are not there any more, under any name."""
