@@ -436,6 +436,7 @@ def test_a_later_daemon_loses_nothing_and_doubles_nothing(camera: Camera, comple
                 await camera.source(complete=complete).stop(PATIENCE_S)]
 
     made, *again = run(second())
+    assert os.listdir(camera.memos) == ["recording.json"]
     assert made == Delivery([camera.at(f"{name}.fits")
                              for name in ("seen", "unseen", "between", "after")])
     assert again == [made, made]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from daq_ctl.journal import durably
 from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery, Source
 from daq_ctl.sources.folderlook import Look, Rule, Sign
 from daq_ctl.sources.memo import Memo
@@ -97,6 +98,7 @@ class Folder(Source):
                 rests = await self._disk(self._rests)
             brought = await self._disk(self._brought)
             await self._memo.keep(brought=brought)
+            await durably(lambda: fsops.remove(self._memo.path(_BEFORE)))  # large, and done with
         return Delivery(**self._memo.facts["brought"])
 
     async def abort(self) -> None:
@@ -135,7 +137,7 @@ class Folder(Source):
         if "began" not in self._memo.facts:
             raise errors.Unavailable("it does not know this recording",
                                      "daq.forcestop goes on without it")
-        if not self._listens:
+        if not self._listens and "brought" not in self._memo.facts:
             await self._disk(self._remember)
 
     async def _has_ended(self) -> bool:
