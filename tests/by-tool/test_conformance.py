@@ -78,6 +78,15 @@ def test_the_suite_alone_is_run_when_a_source_is_given(daq: Daq, installed: Path
     assert set(listed) == TESTS and len(listed) == len(TESTS), done.stdout + done.stderr
 
 
+def test_options_that_are_no_object_are_refused(daq: Daq) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--daq-source=sample:/one",
+         "--daq-source-options=[]"], cwd=CHECKOUT, capture_output=True, text=True, check=False,
+        env=daq.environment())
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--daq-source-options: give a JSON object" in done.stderr
+
+
 # -- each test can fail ---------------------------------------------------------------------------
 
 HEAD = '''

@@ -5,6 +5,7 @@ An installation registers this for every run of pytest there, so it loads nothin
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -32,7 +33,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run the suite alone when nothing else was asked for."""
-    if config.getoption("--daq-source") and (
-            config.args_source != pytest.Config.ArgsSource.ARGS):
+    """Run the suite alone when nothing else was asked for.
+
+    Raises:
+        pytest.UsageError: the options of the source are no JSON object.
+    """
+    try:
+        options = json.loads(config.getoption("--daq-source-options"))
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise pytest.UsageError("--daq-source-options: give a JSON object")
+    alone = config.args_source != pytest.Config.ArgsSource.ARGS
+    if config.getoption("--daq-source") and alone:
         config.args[:] = [_HERE]
