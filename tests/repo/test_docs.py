@@ -204,8 +204,8 @@ def _run(page: Path, folder: Path) -> tuple[list[Step], dict[int, tuple[int, lis
     words = folder / "words"
     with open(words, "xb") as out:
         shell = subprocess.Popen(
-            [*_alone(page), "bash", "-c", _script(steps, ports)], cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            [*_alone(page), "bash", "-c", _script(steps, ports)], cwd=folder,
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             env={"PATH": SYSTEM_PATH, "HOME": str(folder), "TMPDIR": str(folder / "tmp"),
                  "LC_ALL": "C.UTF-8", "TZ": "UTC", "DAQ_PYTHON": sys.executable,
                  "DAQ_CONFIG": str(settings)})
