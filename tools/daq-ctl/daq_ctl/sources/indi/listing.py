@@ -2,23 +2,23 @@
 
 The protocol has no end of a list, and silence for what is not there. A driver answers one request
 after the other, though: asked a second time for a property that it has told, it tells it again
-after all that it was asked for before. Another client's question may be answered in between, so
-that a short pause has to follow.
+after all that it was asked for before. Everybody hears the answers to everybody: the second
+question therefore waits for a pause, and asks for any property, as others will ask for another.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
+import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daq_ctl.sources.indi.client import Client, Vector
 from daqlib import errors
 
-_PAUSE_S = 0.1  # without a new property, after the second answer
-_MORE_S = 0.25  # without a new device, when any may come
+_PAUSE_S = 0.05  # without a property being told, before the second question and after its answer
+_MORE_S = 0.25  # without a property being told, when devices may come that nobody has named
 
 
 @dataclass
@@ -26,16 +26,21 @@ class _Device:
     """What is known of a device's answers.
 
     Attributes:
-        mark: the property that it told first.
+        told: the properties that it has told.
         news: when it told one last; all times of :func:`time.monotonic`.
-        again: whether it was asked for the mark.
-        whole: whether it has told the mark after that.
+        mark: the property that it was asked for again, or empty.
+        whole: whether it has told that after the question.
     """
 
-    mark: str
-    news: float
-    again: bool = False
+    told: list[str] = field(default_factory=list)
+    news: float = 0.0
+    mark: str = ""
     whole: bool = False
+
+    @property
+    def paused(self) -> float:
+        """When there will have been a pause, if nothing more comes."""
+        return self.news + _PAUSE_S
 
 
 class Listing:
@@ -47,18 +52,21 @@ class Listing:
         Args:
             client: is connected, and not asked yet.
             devices: whose properties are asked for; none are all that there are.
-            silence: seconds after which a device that says nothing at all is taken for absent.
+            silence: seconds in which nobody tells a property, after which a device that has told
+                none at all is taken for absent.
         """
         self._client, self._devices, self._silence = client, devices, silence
         self._heard: dict[str, _Device] = {}
+        self._news = 0.0
         client.subscribe(self._hear)
 
     def _hear(self, what: str, vector: Vector) -> None:
         if what != "def":
             return
-        known = self._heard.setdefault(vector.device, _Device(vector.name, vector.heard))
-        known.news = vector.heard
-        known.whole |= known.again and vector.name == known.mark
+        known = self._heard.setdefault(vector.device, _Device())
+        known.told.append(vector.name)
+        known.news = self._news = vector.heard
+        known.whole |= vector.name == known.mark
 
     async def complete(self, enough: Callable[[], bool], limit: float) -> None:
         """Ask, and wait until there is enough, or all that there is, or the limit is over.
@@ -70,34 +78,31 @@ class Listing:
         Raises:
             errors.DaqError: the connection has ended.
         """
-        began = time.monotonic()
+        self._news = time.monotonic()
+        end = self._news + limit
         for device in self._devices or [""]:
             await self._client.get(device)
         while not enough():
+            now = time.monotonic()
             for device, known in list(self._heard.items()):
-                if not known.again:
-                    known.again = True
+                if not known.mark and known.paused <= now:
+                    known.mark = random.choice(known.told)
                     await self._client.get(device, known.mark)
-            end = self._end(began)
-            left = min(began + limit, end) - time.monotonic()
+            left = min(end, self._next(now)) - now
             if left <= 0:
                 return
             with contextlib.suppress(errors.Unavailable):
-                await self._client.until(self._news(enough, began, end), left)
+                await self._client.until(enough, left)
             if self._client.fault:
                 raise self._client.fault
 
-    def _news(self, enough: Callable[[], bool], began: float, end: float) -> Callable[[], bool]:
-        return lambda: (enough() or self._end(began) != end
-                        or any(not known.again for known in self._heard.values()))
-
-    def _end(self, began: float) -> float:
-        """Return when there is nothing more to wait for, as it looks now."""
-        ends = [known.news + _PAUSE_S if known.whole else math.inf
-                for device, known in self._heard.items()
-                if not self._devices or device in self._devices]
-        if any(device not in self._heard for device in self._devices) or not self._heard:
-            ends.append(began + self._silence)
-        if not self._devices and self._heard:
-            ends.append(max(known.news for known in self._heard.values()) + _MORE_S)
-        return max(ends)
+    def _next(self, now: float) -> float:
+        """Return when to look again if nothing comes; what is past says that all is there."""
+        wanted = self._devices or list(self._heard)
+        known = [self._heard[device] for device in wanted if device in self._heard]
+        waits = [now + _PAUSE_S if each.mark and not each.whole else each.paused for each in known]
+        if len(known) < len(wanted) or not known:
+            waits.append(self._news + self._silence)
+        elif not self._devices:
+            waits.append(self._news + _MORE_S)
+        return min((each for each in waits if each > now), default=0.0)
