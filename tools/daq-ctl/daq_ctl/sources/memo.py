@@ -6,6 +6,7 @@ they did: it is written before the step that it announces, as the log of the job
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -34,6 +35,7 @@ class Memo:
             folder: see :class:`daq_ctl.sources.Order`; empty for a source that is only checked.
         """
         self.folder = folder
+        self._writing = asyncio.Lock()
         self.facts: dict[str, Any] = self._read() if folder else {}
 
     def _read(self) -> dict[str, Any]:
@@ -54,9 +56,10 @@ class Memo:
         Raises:
             OSError: they could not be written.
         """
-        made = {**self.facts, **facts}
-        await durably(lambda: self._write(made))
-        self.facts = made
+        async with self._writing:  # else what two methods keep at a time would be that of one
+            made = {**self.facts, **facts}
+            await durably(lambda: self._write(made))
+            self.facts = made
 
     def _write(self, facts: dict[str, Any]) -> None:
         self.make()
@@ -73,5 +76,6 @@ class Memo:
 
     async def discard(self) -> None:
         """Remove the directory with all that is in it."""
-        await durably(lambda: shutil.rmtree(self.folder, ignore_errors=True))
-        self.facts = {}
+        async with self._writing:
+            await durably(lambda: shutil.rmtree(self.folder, ignore_errors=True))
+            self.facts = {}
