@@ -166,7 +166,7 @@ RACES = {"start-up": start_up, "listing": listing}
 GROUPS = (*RACES, "merge", "control", "spool", "instruments")
 CONTROL = ("starts", "hold", "hanging", "client", "waiters", "keywords")
 SPOOL = ("turnaround", "rate", "crowd", "copy", "link", "ssh", "session")
-INSTRUMENTS = ("epics", "indi")
+INSTRUMENTS = ("epics", "indi", "exposure")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.append(os.path.join(TOP, "tests"))
 
 from harness import fresh, wait_until  # noqa: E402
-from indi import Observatory  # noqa: E402
+from indi import BRISK, CAMERA, Observatory  # noqa: E402
 from ioc import serving, settings  # noqa: E402
 
 
@@ -175,7 +175,71 @@ def _started(sky: Observatory, elements: list[str]) -> float:
     return seconds
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"epics": epics, "indi": indi}
+# -- an exposure ----------------------------------------------------------------------------------
+
+_EXPOSURE_S = 1.0
+_CCD = "CCD Simulator"
+
+#: Takes exposures with nothing but the protocol, and prints the seconds of each.
+_EXPOSE = f"""\
+import asyncio, json, sys, time
+sys.path[:0] = [{os.path.join(TOP, "lib")!r}, {os.path.join(TOP, "tools", "daq-ctl")!r}]
+from daq_ctl.sources.indi.client import Client, address
+host, port, device, _ = address(sys.argv[1])
+async def taken():
+    client, states = Client(), []
+    client.subscribe(lambda what, vector: states.append(vector.state)
+                     if (what, vector.name) == ("set", "CCD_EXPOSURE") else None)
+    await client.connect(host, port, 5.0)
+    await client.get(device)
+    await client.until(lambda: (device, "CCD_EXPOSURE") in client.vectors, 5.0)
+    begin = time.perf_counter()
+    await client.send("Number", device, "CCD_EXPOSURE", dict(CCD_EXPOSURE_VALUE={_EXPOSURE_S}))
+    await client.until(lambda: "Busy" in states and states[-1] == "Ok", 60.0)
+    await client.close()
+    return time.perf_counter() - begin
+print(json.dumps([asyncio.run(taken()) for _ in range(int(sys.argv[2]))]))
+"""
+
+
+def exposure(bench: Bench) -> None:
+    """Time an exposure from the command to the product, and the same with the protocol alone."""
+    daq = fresh(Path(bench.folder("exposure")), Path(bench.bin))
+    rounds = 3 if bench.quick else 20
+    taken: dict[str, list[float]] = {}
+    try:
+        sky = Observatory(daq, CAMERA)
+        sky.live.serve()
+        daq.spawn("daq-watch", until="watching")
+        for delivery in ("local", "client"):
+            taken[delivery] = [_exposed(sky, delivery) for _ in range(rounds + 1)][1:]
+        bare: list[float] = json.loads(daq.program(
+            sys.executable, "-c", _EXPOSE, sky.uri(_CCD), rounds).wait().ok().out)
+    finally:
+        daq.close()
+    report = bench.report
+    report.title(f"an exposure of {_EXPOSURE_S:g} s, from the command daq-start to the product in "
+                 f"result/; {rounds} times")
+    report.times("the protocol alone: exposure sent, until the camera says Ok", bare)
+    for delivery, seconds in taken.items():
+        report.times(f"daq-start until the product is there, delivery {delivery}", seconds)
+        report.fact(f"beyond the exposure time, delivery {delivery}, median",
+                    statistics.median(seconds) - _EXPOSURE_S, "s", 0.6)
+
+
+def _exposed(sky: Observatory, delivery: str) -> float:
+    """Return the seconds from a command to its product."""
+    setup = "".join(f"&setup.{name}={value}" for name, value in BRISK.items())
+    begin = time.perf_counter()
+    job = sky.daq.run("daq-start", "--target", "cam", "--primary", f"cam@{sky.uri(_CCD)}?exposure="
+                      f"{_EXPOSURE_S}&delivery={delivery}{setup}").ok().out.strip()
+    product = sky.daq.spool / "result" / f"{job}.fits"
+    while not product.exists():
+        time.sleep(0.002)
+    return time.perf_counter() - begin
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {"epics": epics, "indi": indi, "exposure": exposure}
 
 
 def measure(bench: Bench, names: list[str]) -> list[str]:

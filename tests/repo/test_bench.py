@@ -138,11 +138,14 @@ def test_a_smoke_run_of_the_instruments_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("indiserver")
-def test_a_smoke_run_of_the_snapshot_of_indi_properties() -> None:
+@pytest.mark.parametrize(("part", "texts"), [
+    ("indi", ("snapshot of 100 properties", "snapshot of the properties, median")),
+    ("exposure", ("the protocol alone", "delivery local, median", "delivery client, median"))])
+def test_a_smoke_run_with_indi(part: str, texts: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(prefix="daq-") as scratch:  # names of sockets must be short
-        done = bench(Path(scratch), "--quick", "--only", "indi", group="instruments")
+        done = bench(Path(scratch), "--quick", "--only", part, group="instruments")
         assert (done.returncode, done.stderr) == (0, "")
-        for text in ("snapshot of 100 properties", "snapshot of the properties, median"):
+        for text in texts:
             assert text in done.stdout
         assert list(Path(scratch).iterdir()) == []
 
