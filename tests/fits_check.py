@@ -30,6 +30,15 @@ _OWN = re.compile(
     rb"|ORIGFILE|ARCFILE|DATE|CHECKSUM|DATASUM|LONGSTRN|END) *", re.IGNORECASE)
 
 
+#: What describes an array, and goes with it.
+_ARRAY = re.compile(
+    rb"(BUNIT|DATAM(IN|AX)|(EXT|HDU)(NAME|VER|LEVEL)|WCS(AXES|NAME)[A-Z]?|(LON|LAT)POLE[A-Z]?"
+    rb"|C(TYPE|UNIT|RVAL|RPIX|ROTA|DELT)\d+[A-Z]?|(CD|PC|PV|PS)\d+_\d+[A-Z]?"
+    rb"|(EQUINOX|RADESYS)[A-Z]|SPECSYS[A-Z]?|REST(FRQ|WAV)[A-Z]?|Z(IMAGE|TENSION|BITPIX|NAXIS\d*)"
+    rb"|T(SCAL|ZERO|NULL|DIM|UNIT|DISP)\d+) *=",
+    re.IGNORECASE)
+
+
 class Unreadable(Exception):
     """These bytes are no FITS file, or one whose structure cannot be told."""
 
@@ -229,7 +238,8 @@ def is_sealed(unit: Unit) -> bool:
 
 
 def compare(blob: bytes | memoryview, target: bytes | None, sources: Sequence[bytes], *,
-            names: tuple[str, str], stamp_all: bool = False) -> list[str]:
+            names: tuple[str, str], stamp_all: bool = False, images: Sequence[str] = ()
+            ) -> list[str]:
     """Return what is wrong with a product, in words; an empty list when it is right.
 
     Args:
@@ -238,6 +248,7 @@ def compare(blob: bytes | memoryview, target: bytes | None, sources: Sequence[by
         sources: the files whose extensions follow.
         names: ORIGFILE and ARCFILE.
         stamp_all: ORIGFILE and ARCFILE are wanted in the extensions, too.
+        images: names of the sources, when their primary data are wanted as extensions.
 
     Raises:
         Unreadable: one of the inputs.
@@ -251,13 +262,20 @@ def compare(blob: bytes | memoryview, target: bytes | None, sources: Sequence[by
     wrong = [f"HDU {n}: {reason}" for n, unit in enumerate(made) if (reason := broken_seal(unit))]
     if any(unit.short for unit in made):
         wrong.append("its last block is short")
-    wanted = [unit for file in inputs for unit in file[1:]]
+    listed = list(images) or [""] * len(sources)
+    named = ["", *listed] if target is not None else listed
+    wanted = [(unit, name) for name, file in zip(named, inputs, strict=True)
+              for unit in (file if name and _is_image(file[0]) else file[1:])]
     if len(made) != len(wanted) + 1:
         return [*wrong, f"{len(made)} HDUs instead of {len(wanted) + 1}"]
-    for number, (got, want) in enumerate(zip(made[1:], wanted, strict=True), 1):
-        wrong += [f"HDU {number}: {text}" for text in _same_extension(got, want, stamp_all)]
+    for number, (got, (want, name)) in enumerate(zip(made[1:], wanted, strict=True), 1):
+        found = (_same_image(got, want, name, stamp_all) if want.kind == b"SIMPLE"
+                 else _same_extension(got, want, stamp_all))
+        wrong += [f"HDU {number}: {text}" for text in found]
     base = inputs[0][0] if target is not None else None
-    carried = [file[0].cards for file in inputs]
+    carried = [[card for card in file[0].cards if not (name and _is_image(file[0])
+                                                       and _ARRAY.match(card))]
+               for name, file in zip(named, inputs, strict=True)]
     return wrong + [f"primary: {text}" for text in _primary(made[0], base, carried, names)]
 
 
@@ -276,6 +294,39 @@ def _same_extension(got: Unit, want: Unit, stamp_all: bool) -> Iterator[str]:
     added = here[len(there):]
     if any(card not in ours for card in added):
         yield f"cards were added: {added}"
+    if stamp_all:
+        yield from _stamped(got, STAMPS)
+
+
+def _is_image(unit: Unit) -> bool:
+    """Whether a primary HDU has data that are no random groups."""
+    return bool(unit.data) and _number(unit.cards, b"NAXIS1") > 0
+
+
+def _same_image(got: Unit, want: Unit, name: str, stamp_all: bool) -> Iterator[str]:
+    """Compare an extension with the primary HDU that it was made of."""
+    yield from _same_data(got, want)
+    axes = _number(want.cards, b"NAXIS")
+    shape = [_find(want.cards, b"BITPIX"), _find(want.cards, b"NAXIS"),
+             *(_find(want.cards, b"NAXIS%d" % n) for n in range(1, axes + 1))]
+    size = len(shape) + 3
+    if (not got.cards[0].startswith(b"XTENSION= 'IMAGE   '") or got.cards[1:size - 2] != shape
+            or [_number(got.cards[size - 2:size], word) for word in (b"PCOUNT", b"GCOUNT")]
+            != [0, 1]):
+        yield f"begins with {got.cards[:size]}"
+    gone = re.compile(rb"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS|N?EXTEND|BLOCKED"
+                      rb"|CHECKSUM|DATASUM%s) *$" % (b"|ORIGFILE|ARCFILE" * stamp_all),
+                      re.IGNORECASE)
+    here, there = ([entry for entry in _joined(cards) if not gone.match(entry[:8])]
+                   for cards in (got.cards[size:], want.cards))
+    added = here[:len(here) - len(there)]
+    if here[len(added):] != there:
+        yield f"its cards are {here}, not {there}"
+    if any(entry[:9] not in (b"EXTNAME =", b"EXTVER  =", b"LONGSTRN=") for entry in added):
+        yield f"cards were added: {added}"
+    if not any(entry[:9].upper() == b"EXTNAME =" for entry in there) and not any(
+            entry.startswith(b"EXTNAME = '%-8s'" % name.encode()) for entry in added):
+        yield f"is not named {name}: {added}"
     if stamp_all:
         yield from _stamped(got, STAMPS)
 

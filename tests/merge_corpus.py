@@ -204,6 +204,28 @@ def primary_fill_not_zero() -> bytes:
 
 
 @case
+def primary_cube() -> bytes:
+    return header("SIMPLE  =                    T", "EXTNAME = 'CUBE'", "COMMENT before the shape",
+                  *_shape(32, (4, 3, 5)), number("NAXIS9", 7), number("EXTEND", "T"),
+                  "", number("PCOUNT", 3), number("GROUPS", "F"), number("NEXTEND", 4),
+                  "HIERARCH ESO DET ID = 'cube'", "LONG    = 'a string that goes on &'",
+                  "CONTINUE  'here&'", "CONTINUE  '' / and ends", "HISTORY of it", "", "",
+                  number("extend", "T"), "DATASUM = '12'",
+                  number("BSCALE", 2.5), "CTYPE1  = 'RA---TAN'", number("CRVAL1", 12.5)
+                  ) + filled(_NOISE[:240]) + image(_NOISE[:80])
+
+
+@case
+def primary_full_of_cards() -> bytes:
+    return header("SIMPLE  =                    T", *_shape(8, (100,)),
+                  *(number(f"KEY{n}", n) for n in range(31))) + filled(_NOISE[:100])
+
+
+named("primary_short", lambda: CASES["primary_image_alone"]()[:-100])
+named("primary_gzip", lambda: zipped(CASES["primary_cube"]()))
+
+
+@case
 def random_groups() -> bytes:
     return header("SIMPLE  =                    T", *_shape(-32, (0, 3, 4)), number("GROUPS", "T"),
                   number("PCOUNT", 5), number("GCOUNT", 6), "PTYPE1  = 'UU'", number("PSCAL1", 2.0)

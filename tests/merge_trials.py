@@ -37,7 +37,8 @@ NO_WAY = 78
 #: The modification time of all inputs, ns: long ago, so that a change shows.
 MTIME = 1_600_000_000_123_456_789
 
-TARGET, SOURCE, PRODUCT, MORE = "case.fits", "case.fits", "product.fits", "more.fits"
+TARGET, SOURCE, PRODUCT = "case.fits", "case.fits", "product.fits"
+MORE, LAST = "more.fits", "last.fits"
 #: How the keywords of the specification begin in the product.
 GIVEN = (b"GIVENKEY= 'O''Neil ", b"HIERARCH ESO GEN GIVEN ")
 NAME = "TEST.2026-11-21T02:30:00.123"
@@ -151,8 +152,18 @@ class Trials:
         """Merge a file as a source beside another one into a new product."""
         return self.run({SOURCE: blob, MORE: companion()}, None, [SOURCE, MORE], *options)
 
+    def image(self, blob: bytes, *options: str) -> Trial:
+        """Merge a file as a source whose primary data become an extension, without a target."""
+        return self.run({SOURCE: blob, MORE: companion()}, None, [SOURCE, MORE], *options,
+                        images=True)
+
+    def beside(self, blob: bytes, *options: str) -> Trial:
+        """The same, into a target that has room."""
+        return self.run({TARGET: roomy(), MORE: blob, LAST: companion()}, TARGET, [MORE, LAST],
+                        *options, images=True)
+
     def run(self, files: dict[str, bytes], target: str | None, sources: Sequence[str],
-            *options: str) -> Trial:
+            *options: str, images: bool = False) -> Trial:
         """Merge files and judge what is there afterwards.
 
         Args:
@@ -160,28 +171,31 @@ class Trials:
             target: name of the target, or None.
             sources: names of the sources.
             options: of daq-merge.
+            images: primary data of sources become extensions.
         """
         folder = self._folder / f"{next(self._numbers):04d}"
         folder.mkdir()
         for name, content in files.items():
             (folder / name).write_bytes(content)
             os.utime(folder / name, ns=(MTIME, MTIME))
-        document = specification(target, sources)
+        document = specification(target, sources, images)
         (folder / "spec.json").write_text(json.dumps(document))
         before = picture(folder)
         made = Trial(folder, self._worker.merge(folder / "spec.json", "-o", PRODUCT, *options))
-        judge(made, before, files, target, sources, options)
+        judge(made, before, files, target, sources, options, images)
         return made
 
 
-def specification(target: str | None, sources: Sequence[str]) -> dict[str, Any]:
+def specification(target: str | None, sources: Sequence[str], images: bool = False
+                  ) -> dict[str, Any]:
     """Return a Data Product Specification of files, with some keywords."""
     from merge_samples import eso, file_source, keyword_source, value
     from merge_samples import specification as specified
 
     keywords = keyword_source("ocm", value("GIVENKEY", "O'Neil"), eso("GEN GIVEN", 42))
     base = file_source("target", target, alertUnmergeable=False) if target else None
-    listed = [file_source(f"s{number}", name, alertUnmergeable=False)
+    more = {"primaryData": "extension"} if images else {}
+    listed = [file_source(f"s{number}", name, alertUnmergeable=False, **more)
               for number, name in enumerate(sources)]
     return specified(keywords, *listed, target=base)
 
@@ -192,6 +206,14 @@ def companion() -> bytes:
 
     return primary("MORE    =                    1") + image(
         bytes(range(100)), "EXTNAME = 'COMPANION'")
+
+
+def roomy() -> bytes:
+    """Return a small sound file with data in its primary HDU and room in its headers."""
+    from merge_samples import image
+
+    return image(bytes(range(200)), "OWN     =                    1", *[""] * 100,
+                 first="SIMPLE  =                    T") + image(b"x", *[""] * 9)
 
 
 Picture = dict[str, tuple[bytes, int, int]]
@@ -207,7 +229,7 @@ def picture(folder: Path) -> Picture:
 
 
 def judge(trial: Trial, before: Picture, files: dict[str, bytes], target: str | None,
-          sources: Sequence[str], options: Sequence[str]) -> None:
+          sources: Sequence[str], options: Sequence[str], images: bool = False) -> None:
     """Note what is wrong with the outcome of a merge and with what it left."""
     after = picture(trial.folder)
     if not trial.merged:
@@ -215,7 +237,8 @@ def judge(trial: Trial, before: Picture, files: dict[str, bytes], target: str | 
     elif PRODUCT not in after:
         trial.wrong.append("there is no product")
     else:
-        trial.wrong += _product_trouble(after.pop(PRODUCT), files, target, sources, options)
+        trial.wrong += _product_trouble(after.pop(PRODUCT), files, target, sources, options,
+                                        images)
         if target not in after and any(way in options for way in IN_PLACE):
             trial.in_place = True
             before = {name: what for name, what in before.items() if name != target}
@@ -242,7 +265,7 @@ def refusal_trouble(outcome: Outcome, picky: bool) -> list[str]:
 
 
 def _product_trouble(product: tuple[bytes, int, int], files: dict[str, bytes], target: str | None,
-                     sources: Sequence[str], options: Sequence[str]) -> list[str]:
+                     sources: Sequence[str], options: Sequence[str], images: bool) -> list[str]:
     import fits_check
 
     if any(card not in product[0] for card in GIVEN):
@@ -251,7 +274,8 @@ def _product_trouble(product: tuple[bytes, int, int], files: dict[str, bytes], t
         return fits_check.compare(
             product[0], None if target is None else files[target],
             [files[name] for name in sources], names=(f"{NAME}.fits", f"{NAME}.fits"),
-            stamp_all="all" in options)
+            stamp_all="all" in options, images=[f"s{n}" for n in range(len(sources))]
+            if images else [])
     except fits_check.Unreadable as error:
         return [f"a product of what is no FITS file: {error}"]
 
@@ -284,7 +308,7 @@ def merge(trials: Trials, role: str, blob: bytes, *options: str) -> Trial:
 
 def ways(role: str) -> tuple[str, ...]:
     """Return the ways that differ for a role and work on every file system."""
-    return WAYS if role == "target" else ("new",)
+    return WAYS if role in ("target", "beside") else ("new",)
 
 
 # -- what others say ------------------------------------------------------------------------------

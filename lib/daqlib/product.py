@@ -16,6 +16,9 @@ Keywords = list[Document]
 
 #: Name of the implicit source for keywords that users and the control gave (manual, section 8.2).
 OWN_SOURCE = "ocm"
+# the URI schemes of ESO's own sources, whose primary data only the merge target keeps (ESO-396401,
+# section 8.3), and of none; the programs behind all others write their images there
+_LEAVING = ("zpb.rr", "zpb", "ipc", "")
 #: The instrument id of an unconfigured site; it never hides what a source says of itself.
 UNNAMED = "UNDEF"
 
@@ -143,7 +146,10 @@ def _parts(source: Document, delivered: Document) -> list[Document]:
     reported = delivered.get("keywords", [])
     initial = source.get("initialKeywords", [])
     locations = [source["location"]] if source["type"] == "fitsFile" else delivered.get("files", [])
-    kept = {key: source[key] for key in ("keywordRules", "alertUnmergeable") if key in source}
+    kept = {key: source[key] for key in ("keywordRules", "alertUnmergeable", "primaryData")
+            if key in source}
+    if source.get("rrUri", "").partition(":")[0] not in _LEAVING:
+        kept.setdefault("primaryData", "extension")
     files = [{"type": "fitsFile", "sourceName": name, "location": place, **kept}
              for place in locations]
     if files and initial:

@@ -47,6 +47,8 @@ pytestmark = [pytest.mark.xdist_group("daq-merge-corpus")]
 
 #: The ways that are different on a file system whose files can share blocks.
 SHARING = ("auto", "clone", "insert", "share")
+#: What a file can be in a merge.
+ROLES = ("target", "source", "image", "beside")
 SEALS = (b"CHECKSUM=", b"DATASUM =")
 
 
@@ -67,7 +69,7 @@ def test_every_case_comes_out_whole_or_is_refused(trials: Trials, tmp_path: Path
     blob = CASES[name]()
     why = readable(blob)
     made = [merge(trials, role, blob, "--way", way)
-            for role in ("target", "source") for way in ways(role)]
+            for role in ROLES for way in ways(role)]
     for one in made:
         if name not in merge_corpus.DOUBTFUL:
             assert one.merged == (not why), f"{why}\n  {one.told()}"
@@ -106,7 +108,7 @@ def test_where_blocks_can_be_shared_all_is_as_faithful(sharing: Trials, way: str
         blob = maker()
         if readable(blob):
             continue
-        for role in ("target",) if way in ("clone", "insert") else ("target", "source"):
+        for role in ("target", "beside") if way in ("clone", "insert") else ROLES:
             made: Trial = getattr(sharing, role)(blob, "--way", way, "--no-sync")
             assert made.wrong == [], f"{name}\n  {made.told()}"
             # a clone has to fit its headers into the room that is there, the others never give up
@@ -161,10 +163,10 @@ def test_in_place_gives_the_target_back(trials: Trials, way: str) -> None:
     assert again.merged and again.in_place and again.wrong == [], again.told()
 
 
-@pytest.mark.parametrize("role", ["target", "source"])
+@pytest.mark.parametrize("role", ROLES)
 def test_stamps_in_every_header(trials: Trials, role: str) -> None:
     for name in ("room", "cards_35", "cards_36", "sums_from_astropy", "names_of_the_product",
-                 "compressed_rice_1", "random_groups", "long_strings"):
+                 "compressed_rice_1", "random_groups", "long_strings", "primary_image"):
         for way in ways(role):
             assert merge(trials, role, CASES[name](), "--way", way, "--stamp", "all").merged
 
@@ -229,7 +231,7 @@ OTHERS = [*SAMPLES, *INVALID, *sorted(FOLDER.glob("*.fits.Z"))]
 def test_the_samples_of_astropy(trials: Trials, tmp_path: Path, path: Path) -> None:
     blob = path.read_bytes()
     made = [merge(trials, role, blob, "--way", way)
-            for role in ("target", "source") for way in ways(role)]
+            for role in ROLES for way in ways(role)]
     made.append(merge(trials, "source", zipped(blob)))
     for one in made:
         assert one.merged == (not readable(blob)), one.told()

@@ -234,3 +234,19 @@ def test_receivers_of_the_job_win_even_when_there_are_none() -> None:
     assert made({"sources": [FILE], "receivers": []})[0]["receivers"] == []
     one = [{"type": "olasReceiver", "path": "/other"}]
     assert made({"sources": [FILE], "receivers": one})[0]["receivers"] == one
+
+
+@pytest.mark.parametrize(("uri", "given", "wanted"), [
+    ("zpb.rr://h:1/dcs", None, None), ("zpb://h:1", None, None), ("ipc:///d/s.sock", None, None),
+    ("indi://h/CCD", None, "extension"), ("exec:take", None, "extension"),
+    ("indi://h/CCD", "leave", "leave"), ("zpb.rr://h:1/dcs", "extension", "extension"),
+    ("", None, None), ("", "extension", "extension")])
+@pytest.mark.parametrize("kind", ["primarySource", "metadataSource"])
+def test_what_becomes_of_primary_data(kind: str, uri: str, given: str | None, wanted: str | None
+                                      ) -> None:
+    source = {"type": kind, "sourceName": "s", "rrUri": uri} if uri else {**FILE, "sourceName": "s"}
+    if given:
+        source["primaryData"] = given
+    found, _ = made({"sources": [source]}, delivered("s", "h:/a.fits", "h:/b.fits"))
+    files = [part for part in found["sources"] if part["type"] == "fitsFile"]
+    assert [part.get("primaryData") for part in files] == [wanted] * (2 if uri else 1)

@@ -30,6 +30,9 @@ _BOILERPLATE = (
 _roles: dict[tuple[Kind, str], str] = {}
 _ROLES_MAX = 2000
 
+# reference system and time of the observation
+_OBSERVED = frozenset(("EQUINOX", "EPOCH", "MJD-OBS", "RADECSYS", "RADESYS", "DATE-OBS"))
+
 # what CFITSIO knows, as shapes: n stands for a number
 _KNOWN = frozenset((
     # compression; and ZDITHER0, which is no ZDITHERn
@@ -43,8 +46,7 @@ _KNOWN = frozenset((
                                "UNIT", "DISP", "DESC")),
     # identification of the HDU, sums
     "EXTNAME", "EXTVER", "EXTLEVEL", "HDUNAME", "HDUVER", "HDULEVEL", "CHECKSUM", "DATASUM",
-    # reference system
-    "EQUINOX", "EPOCH", "MJD-OBS", "RADECSYS", "RADESYS", "DATE-OBS"))
+    *_OBSERVED))
 
 # likewise, and a letter may follow: that of an alternate description of the coordinates
 _LETTERED = frozenset((
@@ -88,6 +90,15 @@ def _role(kind: Kind, name: str) -> str:
     if cardname.shape(name) in _RESERVED:
         return "reserved"
     return "bound" if cardname.is_bound(kind, name) else ""
+
+
+def is_of_array(keyword: Keyword) -> bool:
+    """Whether the keyword describes an array: unit, range, coordinates, name.
+
+    What tells when and in which system was observed holds for the whole product.
+    """
+    return (keyword.kind == "value" and not is_user(keyword)
+            and cardname.shape(keyword.name) not in _OBSERVED)
 
 
 def is_user(keyword: Keyword) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from daq_merge import cards, provenance
 from daq_merge.provenance import MERGER
 from daqlib import checksum, errors, fitsfile
+from daqlib.fitsfile import CARD
 
 if TYPE_CHECKING:
     from daq_merge.layout import Part
@@ -145,8 +146,8 @@ def _hdus(planned: Plan, sums: bool) -> list[Document]:
     for part in planned.parts:
         hdu, one = part.hdu, part.input
         told: Document = {
-            "index": part.index, "kind": hdu.kind if hdu else "SIMPLE",
-            "extname": _text(hdu, "EXTNAME"), "source": one.source if one else MERGER,
+            "index": part.index, "kind": _kind(part), "extname": _extname(part),
+            "source": one.source if one else MERGER,
             "location": one.location if one else "", "sourceIndex": hdu.index if hdu else 0,
             "header": part.header.size, "sourceHeader": len(hdu.header) if hdu else 0,
             "data": hdu.data_size if hdu else 0,
@@ -160,11 +161,26 @@ def _hdus(planned: Plan, sums: bool) -> list[Document]:
     return made
 
 
+def _kind(part: Part) -> str:
+    if part.is_promoted:
+        return "IMAGE"
+    return part.hdu.kind if part.hdu else "SIMPLE"
+
+
+def _extname(part: Part) -> str:
+    if not part.is_promoted:
+        return _text(part.hdu, "EXTNAME")
+    text = part.header.text
+    return _text_in([text[at:at + CARD] for at in range(0, len(text), CARD)], "EXTNAME")
+
+
 def _text(hdu: Hdu | None, name: str) -> str:
     """Return the string that an HDU's header gives a keyword, empty when it gives none."""
-    if hdu is None:
-        return ""
-    for keyword in cards.read(hdu.cards):
+    return "" if hdu is None else _text_in(hdu.cards, name)
+
+
+def _text_in(raw: list[bytes], name: str) -> str:
+    for keyword in cards.read(raw):
         if keyword.kind == "value" and keyword.name.upper() == name:
             try:
                 return cards.string(keyword) or cards.split(keyword)[0].strip("'").strip()

@@ -80,8 +80,9 @@ def mergeable(found: list[Keyword], source: dict[str, Any], where: str, default:
         found: all keywords of the source's primary header, or its JSON keywords.
         source: the source object of the specification.
         where: the source, for messages.
-        default: without rules: ``all``, ``user`` (class *user* only) or ``target``, which is
-            all, and keeps what gives meaning to the primary array whatever the rules say.
+        default: without rules: ``all``, ``user`` (class *user* only), ``extension`` (but for what
+            describes its primary array, which is an extension) or ``target``, which is all, and
+            keeps what gives meaning to the primary array whatever the rules say.
         warn: told what is left out.
         initial: keywords known at the start; those that the source itself says, too, are not
             used. The rules are for them as well.
@@ -114,6 +115,8 @@ def divided(found: list[Keyword]) -> tuple[list[Keyword], list[Keyword]]:
 def _by_default(found: list[Keyword], default: str) -> list[Keyword]:
     wanted = ("", "bound") if default == "target" else ("",)
     free = [k for k in found if k.kind == "eso" or classes.role(k) in wanted]
+    if default == "extension":
+        return [k for k in free if not classes.is_of_array(k)]
     return [k for k in free if classes.is_user(k)] if default == "user" else free
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from daq_merge import headers
+from daq_merge import headers, promoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,14 +20,22 @@ class Input:
         source: name of the source that delivered it.
         location: as the specification says it.
         file: its path and structure.
+        promoted: whether the data of its primary HDU become an extension.
     """
 
-    __slots__ = ("file", "location", "source")
+    __slots__ = ("file", "location", "promoted", "source")
 
-    def __init__(self, source: str, location: str, file: fitsfile.FitsFile) -> None:
+    def __init__(self, source: str, location: str, file: fitsfile.FitsFile,
+                 promoted: bool = False) -> None:
         self.source = source
         self.location = location
         self.file = file
+        self.promoted = promoted
+
+    @property
+    def extensions(self) -> Sequence[fitsfile.Hdu]:
+        """Those of its HDUs that are extensions of the product, in order."""
+        return self.file.hdus[0 if self.promoted else 1:]
 
     @property
     def label(self) -> str:
@@ -70,6 +78,11 @@ class Part:
         return self.end - self.data_offset
 
     @property
+    def is_promoted(self) -> bool:
+        """Whether it was the primary HDU of its file and is an extension now."""
+        return self.index > 0 and self.hdu is not None and self.hdu.index == 0
+
+    @property
     def stays(self) -> bool:
         """Whether header and data keep the places that they have in their file."""
         return (self.hdu is not None and self.offset == self.hdu.offset
@@ -90,9 +103,15 @@ def lay_out(lines: Sequence[bytes], base: Input | None, inputs: Sequence[Input],
     primary = base.file.hdus[0] if base else None
     part = Part(0, 0, headers.fresh(lines, primary), base, primary)
     parts = [part]
+    versions: dict[str, int] = {}
     for one in inputs:
-        for hdu in one.file.hdus[1:]:
-            part = Part(part.index + 1, part.end, headers.kept(hdu, stamp_lines), one, hdu)
+        for hdu in one.extensions:
+            if hdu.index:
+                header = headers.kept(hdu, stamp_lines)
+            else:
+                version = versions[one.source] = versions.get(one.source, 0) + 1
+                header = promoted.header(hdu, one.source, version, stamp_lines)
+            part = Part(part.index + 1, part.end, header, one, hdu)
             parts.append(part)
     return parts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from daq_merge import cards, keywords, layout, primary
+from daq_merge import cards, keywords, layout, primary, promoted
 from daqlib import alerts, clock, errors, fitsfile
 
 TYPE_CHECKING = False
@@ -145,7 +145,7 @@ def plan(specification: dict[str, Any], root: str, how: How | None = None) -> Pl
     made.base = first.input if first else None
     policy = _policy(specification, made, warn)
     made.merged = keywords.merge(made.blocks, warn)
-    has_extensions = any(len(one.file.hdus) > 1 for one in made.inputs)
+    has_extensions = any(one.extensions for one in made.inputs)
     made.structure = primary.structure(first.found if first else None, has_extensions)
     made.own = primary.own(made.merged, made.origin_name, archive_name, made.stamp)
     lines = made.structure + primary.body(made.merged, made.own)
@@ -227,7 +227,9 @@ def _source(spec: dict[str, Any], rank: int, is_target: bool, root: str) -> Sour
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingSource(f"{where}: {path}: there is no such file",
                             "put the file there, or correct its location") from error
-    return Source(spec, where, rank, is_target, layout.Input(name, location, file))
+    becomes = (not is_target and spec.get("primaryData") == "extension"
+               and promoted.fits(file.hdus[0]))
+    return Source(spec, where, rank, is_target, layout.Input(name, location, file, becomes))
 
 
 def locate(location: str, root: str, where: str) -> str:
@@ -258,6 +260,8 @@ def _block(source: Source, user_only: bool, dictionaries: Dictionaries | None, w
         source.found = cards.read(hdu.cards)
         if user_only and not source.is_target:
             source.default = "user"
+        elif source.input is not None and source.input.promoted:
+            source.default = "extension"
         if not hdu.header.isascii():
             warn(f"{where}: its primary header holds bytes that are not ASCII; they stay")
     items = _optional(source.spec, "initialKeywords", list, where, [])
@@ -292,14 +296,16 @@ def _resized(base: Input | None, part: Part) -> Iterator[Alert]:
 
 def _unmergeable(sources: list[Source]) -> Iterator[Alert]:
     for source in sources:
-        hdu = source.own_primary
-        if hdu is None or source.input is None or source.is_target or not hdu.data_size:
+        hdu, one = source.own_primary, source.input
+        if (hdu is None or one is None or source.is_target or one.promoted or not hdu.data_size
+                or source.spec.get("alertUnmergeable", True) is False):
             continue
-        if source.spec.get("alertUnmergeable", True) is not False:
-            yield alerts.make(
-                "unmergeable", source.input.label,
-                f"{source.where}: {hdu.data_size} bytes of data in the primary HDU of "
-                f"{source.input.location} were not merged: only the merge target's can be")
+        reason = ("with primaryData extension they would be an extension" if promoted.fits(hdu)
+                  else "random groups cannot be an extension")
+        yield alerts.make(
+            "unmergeable", one.label,
+            f"{source.where}: {hdu.data_size} bytes of data in the primary HDU of {one.location} "
+            f"were not merged: only the merge target's stay there, and {reason}")
 
 
 def _member(document: dict[str, Any], name: str, kind: type, where: str) -> Any:

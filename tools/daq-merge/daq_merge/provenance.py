@@ -209,11 +209,17 @@ def _default(source: Source, prefix: str) -> str:
 
 
 def _by_default(source: Source, own: list[_Fate]) -> tuple[list[_Fate], list[_Fate]]:
-    if source.default != "user":
+    if source.default == "user":
+        reason = "default: user class, and it is not of it"
+        kept = [classes.is_user(fate.before) for fate in own]
+    elif source.default == "extension":
+        reason = "describes its primary array, which is an extension of the product"
+        kept = [not classes.is_of_array(fate.before) for fate in own]
+    else:
         return own, []
-    left = [_Fate(source, fate.before, "default: user class, and it is not of it")
-            for fate in own if not classes.is_user(fate.before)]
-    return [fate for fate in own if classes.is_user(fate.before)], left
+    left = [_Fate(source, fate.before, reason)
+            for fate, stays in zip(own, kept, strict=True) if not stays]
+    return [fate for fate, stays in zip(own, kept, strict=True) if stays], left
 
 
 def _by_rules(listed: list[Document], source: Source, free: list[_Fate]) -> list[_Fate]:

@@ -98,11 +98,12 @@ def origins(base: Input | None, inputs: Sequence[Input]) -> list[Document]:
         inputs: all files, in order.
 
     Returns:
-        For each ``sourceName``, ``location``, ``size`` in bytes, the number of ``hdus``, and
-        ``target`` true for the merge target.
+        For each ``sourceName``, ``location``, ``size`` in bytes, the number of ``hdus``,
+        ``target`` true for the merge target, and ``primaryData`` when they are an extension.
     """
     return [{"sourceName": one.source, "location": one.location, "size": one.file.size,
-             "hdus": len(one.file.hdus), **({"target": True} if one is base else {})}
+             "hdus": len(one.file.hdus), **({"target": True} if one is base else {}),
+             **({"primaryData": "extension"} if one.promoted else {})}
             for one in inputs]
 
 
@@ -125,7 +126,7 @@ def parts(path: str, inputs: Sequence[Document], damaged: Mapping[int, str]) -> 
     """
     names = [next((str(one["sourceName"]) for one in inputs if one.get("target")), "")]
     for one in inputs:
-        names += [str(one["sourceName"])] * (int(one["hdus"]) - 1)
+        names += [str(one["sourceName"])] * (int(one["hdus"]) - ("primaryData" not in one))
     hdus = fitsfile.read_structure(path).hdus
     return [{**facts(hdu), "source": names[hdu.index] if hdu.index < len(names) else "",
              "damaged": damaged.get(hdu.index, "")} for hdu in hdus]

@@ -139,6 +139,7 @@ def _is_file(source: Any) -> bool:
     return (type(source) is dict and source["type"] == "fitsFile"
             and type(source["sourceName"]) is str and type(source["location"]) is str
             and type(source.get("alertUnmergeable", True)) is bool
+            and source.get("primaryData", "leave") in ("leave", "extension")
             and _are(source, "keywordRules", _is_rule)
             and _are(source, "initialKeywords", _is_keyword))
 
