@@ -205,9 +205,9 @@ def primary_fill_not_zero() -> bytes:
 
 @case
 def primary_cube() -> bytes:
-    return header("SIMPLE  =                    T", "EXTNAME = 'CUBE'", "COMMENT before the shape",
-                  *_shape(32, (4, 3, 5)), number("NAXIS9", 7), number("EXTEND", "T"),
-                  "", number("PCOUNT", 3), number("GROUPS", "F"), number("NEXTEND", 4),
+    return header("SIMPLE  =                    T", *_shape(32, (4, 3, 5)), number("EXTEND", "T"),
+                  number("NAXIS9", 7), "EXTNAME = 'CUBE'", "", number("PCOUNT", 3),
+                  number("GROUPS", "F"), number("NEXTEND", 4),
                   "HIERARCH ESO DET ID = 'cube'", "LONG    = 'a string that goes on &'",
                   "CONTINUE  'here&'", "CONTINUE  '' / and ends", "HISTORY of it", "", "",
                   number("extend", "T"), "DATASUM = '12'",
