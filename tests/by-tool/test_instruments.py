@@ -58,7 +58,7 @@ def test_two_cameras_and_all_devices_are_one_product(sky: Observatory) -> None:
         for hdu, camera, seconds in ((first, vis, 0.3), (second, nir, 0.2)):
             assert hdu.data.shape == (1024, 1280) and hdu.data.dtype == "uint16"
             assert (hdu.header["INSTRUME"], hdu.header["EXPTIME"]) == (camera, seconds)
-        assert [first.name, second.name] == ["VIS", "NIR"]
+        assert [first.name, second.name] == ["vis", "nir"]
         assert second.header["FRAME"] == "Dark"
     table = listed(product, "INSTRUME", "EXPTIME", "XTENSION")
     assert [line[1:3] for line in table[-2:]] == [[vis, "3.000000E-01"], [nir, "2.000000E-01"]]

@@ -25,6 +25,7 @@ from harness import SYSTEM_PATH, Daq
 from merge_corpus import CASES, one_image, victim, zipped
 from merge_samples import FOLDER, SAMPLES, image, primary
 from merge_trials import (
+    LAST,
     MORE,
     NAME,
     PRODUCT,
@@ -38,6 +39,7 @@ from merge_trials import (
     fitsverify,
     merge,
     readable,
+    roomy,
     specification,
     ways,
 )
@@ -263,6 +265,26 @@ def test_fitscheck_has_nothing_to_say(trials: Trials) -> None:
     assert program, "astropy brings fitscheck"
     said = subprocess.run([program, *plain], capture_output=True, text=True, check=False)
     assert (said.returncode, said.stdout) == (0, ""), said.stdout + said.stderr
+
+
+@pytest.mark.needs("fitsverify", "dfits")
+@pytest.mark.parametrize("way", ["new", "in-place", *SHARING])
+def test_images_of_cameras_are_extensions_for_everybody(sharing: Trials, way: str) -> None:
+    from astropy.io import fits
+
+    two = {MORE: CASES["primary_image"](), LAST: zipped(CASES["primary_full_of_cards"]())}
+    made = sharing.run({TARGET: roomy(), **two}, TARGET, list(two), "--way", way, images=True)
+    assert made.merged and made.wrong == [], made.told()
+    assert made.in_place == (way in ("in-place", "insert"))
+    assert fitsverify([made.product]) == [0]
+    program = Path(sys.executable).with_name("fitscheck")
+    subprocess.run([program, made.product], check=True, capture_output=True)
+    listed = subprocess.run(["dfits", "-x", "0", made.product], capture_output=True, check=True)
+    assert listed.stdout.count(b"XTENSION= 'IMAGE") == 4
+    with fits.open(made.product) as hdus, fits.open(made.folder / MORE) as camera:
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "", "s0", "", "s1"]
+        assert (hdus["s0"].data == camera[0].data).all()
+        assert hdus["s0"].data.dtype == camera[0].data.dtype
 
 
 # -- the judge itself -----------------------------------------------------------------------------
