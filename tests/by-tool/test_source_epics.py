@@ -192,6 +192,18 @@ def test_required_and_absent(live: Live) -> None:
         live.begin(lab(rows))
 
 
+def test_what_an_optional_source_has_is_kept_however_long_it_searches_for_the_rest(
+        live: Live, mortal: Ioc) -> None:
+    mortal.base(prefix="DIE:")
+    rows = [*COUNTS, {"pv": "gone", "keyword": "X{when}", "when": ["start", "end"]}]
+    job = live.begin({**lab(rows, uri="epics:DIE:", search=60), "optional": True})
+    assert live.alerts(job) == {}
+    mortal.hang()
+    live.call("StopDaq", id=job)
+    assert list(live.alerts(job)) == ["source-remarks:lab"]
+    assert set(kept(live, job)) == {"NSTART", "NMIN", "NMEAN", "NMAX"}
+
+
 def test_what_is_old_is_flagged(live: Live, count: Count) -> None:
     count.grows("LAB:count")
     job = live.begin(lab([{"pv": "temp", "keyword": "TEMP", "maxAge": 0.001},

@@ -248,6 +248,20 @@ def test_what_is_not_there_is_told(observe: Any) -> None:
         sky.live.begin(sky.metadata({**row, "required": True}))
 
 
+def test_what_an_optional_source_has_is_kept_however_long_it_waits_for_the_rest(
+        observe: Any) -> None:
+    sky = observe(FOCUSER)
+    row = {"property": "Nobody/A.B", "keyword": "X{when}", "when": ["start", "end", "mean"]}
+    source = {**sky.metadata(row, FOCUS, silence=60), "optional": True}
+    job = sky.live.begin(source)
+    assert set(sky.live.alerts(job)) == set()
+    with sky.stalled():
+        sky.live.call("StopDaq", id=job)
+    assert list(sky.live.alerts(job)) == ["source-remarks:tcs"]
+    [found] = sky.live.manifest(job)["sources"]
+    assert {each["name"] for each in found["keywords"]} == set(ALL) - {"FOCEND"}
+
+
 def test_a_server_that_is_not_there(observe: Any) -> None:
     sky = observe(FOCUSER)
     sky.server.kill()

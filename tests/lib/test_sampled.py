@@ -51,7 +51,7 @@ class Scripted(Sampled):
         if self.world.fault:
             raise errors.Unavailable(self.world.fault, "switch it on")
 
-    async def listen(self, items: list[str]) -> None:
+    async def listen(self, items: list[str], limit: float) -> None:
         self._check()
         self.world.listening.append(self)
         for item, reading in (await self.read(items, 1.0)).items():
@@ -138,7 +138,7 @@ def test_start_and_end(make: Make, world: World) -> None:
         world.fall()
         assert await source.stop(30.0) == made
         assert await make(T).stop(0) == made  # of a new daemon as well
-        assert world.limits == [5.0, 5.0]
+        assert len(world.limits) == 2
     asyncio.run(run())
 
 
@@ -147,8 +147,54 @@ def test_a_forced_stop_does_not_wait_long(make: Make, world: World) -> None:
         source = make(P)
         await source.start()
         await source.stop(0.0)
-        assert world.limits == [5.0, 1.0]
+        assert world.limits[1] == 1.0
     asyncio.run(run())
+
+
+def test_all_that_a_start_waits_for_together_leaves_time_to_answer(
+        make: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an optional source nobody waits for an answer longer than the limit for a reply, 5 s."""
+    now = 1000.0
+    monkeypatch.setattr(sampled.time, "monotonic", lambda: now)
+
+    class Slow(Scripted):
+        async def settle(self, limit: float) -> None:
+            self.takes(limit)
+
+        async def read(self, items: list[str], limit: float) -> dict[str, Reading]:
+            self.takes(limit)
+            return await super().read(items, limit)
+
+        async def listen(self, items: list[str], limit: float) -> None:
+            self.takes(limit)
+
+        def takes(self, limit: float) -> None:
+            nonlocal now
+            now += limit
+
+    async def run() -> None:
+        source = make(OVER, {"item": "gone", "keyword": "GONE"}, kind=Slow)
+        await source.start()
+        assert now < 1004.9
+        began = now
+        assert set(values((await source.stop(30.0)).keywords)) == {"TMEAN", "TMIN", "TMAX"}
+        assert now < began + 4.9
+    asyncio.run(run())
+
+
+def test_a_good_bye_that_hangs_does_not_cost_what_was_read(make: Make, world: World) -> None:
+    class Clinging(Scripted):
+        timeout = 0.1
+
+        async def hang_up(self) -> None:
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        source = make(OVER, kind=Clinging)
+        await source.start()
+        made = await source.stop(30.0)
+        assert values(made.keywords)["TMEAN"] == 10.0
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_what_is_only_of_the_start_is_not_read_again(make: Make, world: World) -> None:

@@ -58,7 +58,7 @@ class Epics(Sampled):
             if not self.watched:  # else what was found is of use for listening
                 await self.hang_up()
 
-    async def listen(self, items: list[str]) -> None:
+    async def listen(self, items: list[str], limit: float) -> None:
         """Begin to be told of changes; what is not there, or lost, is searched for meanwhile."""
         client = self._open()
         if not self._listening:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -23,6 +24,10 @@ from daqlib import clock, errors
 _KEEP_S = 10.0  # between two times at which what was heard is written down
 _AGAIN_S = 2.0  # before a connection that was lost is made again
 _FORCED_S = 1.0  # for the last look of a stop that is forced
+# of the time for a reply: to read; of an optional source nobody waits for the answer any longer
+# than that, and what was read must have been written down by then
+_SHARE = 0.7
+_LEAST = 0.1  # of the same, for a step that comes after one that took long
 
 
 class Sampled(Metadata):
@@ -61,8 +66,11 @@ class Sampled(Metadata):
 
     # -- what a kind of source does -----------------------------------------------------------
 
-    async def settle(self) -> None:  # noqa: B027
+    async def settle(self, limit: float) -> None:  # noqa: B027
         """Complete ``rows`` with what only the source itself can tell; called once, at the start.
+
+        Args:
+            limit: seconds within which this has to return.
 
         Raises:
             errors.DaqError: it cannot be reached.
@@ -81,10 +89,14 @@ class Sampled(Metadata):
         """
 
     @abstractmethod
-    async def listen(self, items: list[str]) -> None:
+    async def listen(self, items: list[str], limit: float) -> None:
         """Begin to tell :meth:`heard` what some items are, and each change, until :meth:`hang_up`.
 
         The end of the connection is told to :meth:`lost`; one that comes back by itself is not.
+
+        Args:
+            items: their names.
+            limit: seconds within which there has to be a connection.
 
         Raises:
             errors.DaqError: the source cannot be reached.
@@ -123,9 +135,10 @@ class Sampled(Metadata):
         Raises:
             errors.BadData: there is no keyword of a row that is required.
         """
-        await self.settle()
+        left = self._time()
+        await self.settle(left())
         items = list(dict.fromkeys(row.item for row in self.rows))
-        found = await self.read(items, self.timeout)
+        found = await self.read(items, left())
         self._begin({item: found.get(item, Reading(None, "ABSENT")) for item in items})
         self._began = clock.now()
         missing = [remark for row in self.rows if row.required
@@ -137,8 +150,13 @@ class Sampled(Metadata):
                               first={item: vars(reading) for item, reading in self._first.items()},
                               remarks=self.remarks, **self._told())
         if self._over:
-            await self._listen()
+            await self._listen(left())
             self._follow()
+
+    def _time(self) -> Callable[[], float]:
+        """Return what tells the seconds that are left of the time to read, which begins now."""
+        end = time.monotonic() + _SHARE * self.timeout
+        return lambda: max(end - time.monotonic(), _LEAST * self.timeout)
 
     def _begin(self, first: dict[str, Reading]) -> None:
         """Take the first readings of all items."""
@@ -151,8 +169,8 @@ class Sampled(Metadata):
             span.since = now
             span.add(row.converted(first[row.item]), now)
 
-    async def _listen(self) -> None:
-        await self.listen(list(self._over))
+    async def _listen(self, limit: float) -> None:
+        await self.listen(list(self._over), limit)
         self._listening, self._loss = True, ""
 
     def _told(self) -> dict[str, Any]:
@@ -197,7 +215,7 @@ class Sampled(Metadata):
             self._lost.clear()
             try:
                 await self.hang_up()
-                await self._listen()
+                await self._listen(self.timeout)
             except errors.DaqError as error:
                 self._loss = error.message
                 await asyncio.sleep(_AGAIN_S)
@@ -231,10 +249,13 @@ class Sampled(Metadata):
         if "delivery" not in self._memo.facts:
             self._ending = True  # nobody else writes the memo from here on
             try:
-                await self._deliver(self.timeout if patience else _FORCED_S)
+                limit = self._time()()
+                await self._deliver(limit if patience else min(limit, _FORCED_S))
             finally:
                 self._ending = False
-        await self.close()
+        with contextlib.suppress(TimeoutError):  # it is delivered: good-byes do not hold that up
+            async with asyncio.timeout(_LEAST * self.timeout):
+                await self.close()
         kept = self._memo.facts["delivery"]
         return Delivery([], kept["keywords"], remarks=kept["remarks"])
 

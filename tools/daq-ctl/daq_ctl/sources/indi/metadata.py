@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 from daq_ctl.sources import mapping
 from daq_ctl.sources.indi.client import Client, Vector, address
-from daq_ctl.sources.indi.items import CONNECTION, Item, is_connected, told_at
+from daq_ctl.sources.indi.items import CONNECTION, Item, Vectors, is_connected, told_at
 from daq_ctl.sources.indi.listing import Listing
 from daq_ctl.sources.mapping import Row
 from daq_ctl.sources.options import Options
@@ -73,18 +74,21 @@ class Devices(Sampled):
             self._items[text] = Item.parse(text, "")
         return self._items[text]
 
-    @contextlib.asynccontextmanager
-    async def _connected(self, limit: float) -> AsyncIterator[Client]:
-        client = Client()
+    async def _asked(self, devices: list[str], limit: float,
+                     enough: Callable[[Vectors], bool] = lambda _: False) -> Vectors:
+        """Return what devices tell on a connection of its own, as soon as that is enough."""
+        end, client = time.monotonic() + limit, Client()
         try:
             await client.connect(self._host, self._port, limit)
-            yield client
+            await Listing(client, devices, self._silence).complete(
+                lambda: enough(client.vectors), max(0.0, end - time.monotonic()))
+            return dict(client.vectors)
         finally:
             await client.close()
 
     # -- the tables of standard devices -------------------------------------------------------
 
-    async def settle(self) -> None:
+    async def settle(self, limit: float) -> None:
         """Add the rows of the standard devices that are there.
 
         Raises:
@@ -92,10 +96,7 @@ class Devices(Sampled):
         """
         if not self._defaults:
             return
-        async with self._connected(self.timeout) as client:
-            await Listing(client, self._named, min(self._silence, self.timeout)).complete(
-                lambda: False, self.timeout)
-            vectors = dict(client.vectors)
+        vectors = await self._asked(self._named, limit)
         tables = await asyncio.to_thread(lambda: {kind: table(kind) for kind in KINDS})
         for kind, rows in tables.items():
             if device := self._chosen(kind, vectors):
@@ -108,7 +109,7 @@ class Devices(Sampled):
         if not self.rows and not self.remarks:
             self.remarks.append("no device is there that has default keywords")
 
-    def _chosen(self, kind: str, vectors: dict[tuple[str, str], Vector]) -> str:
+    def _chosen(self, kind: str, vectors: Vectors) -> str:
         """Return the device whose default keywords of a kind are recorded, or an empty text."""
         bits = {device: _interface(vector) for (device, name), vector in vectors.items()
                 if name == "DRIVER_INFO" and (not self._named or device in self._named)}
@@ -139,31 +140,29 @@ class Devices(Sampled):
         devices = list(dict.fromkeys(item.device for item in wanted.values()))
         keys = {(device, CONNECTION) for device in devices}.union(
             *(item.keys for item in wanted.values()))
-        async with self._connected(limit) as client:
-            await Listing(client, devices, min(self._silence, limit)).complete(
-                lambda: keys <= client.vectors.keys(), limit)
-            found = {text: self._reading_of(item, client) for text, item in wanted.items()}
+        vectors = await self._asked(devices, limit, lambda told: keys <= told.keys())
+        found = {text: self._reading_of(item, vectors) for text, item in wanted.items()}
         return {text: reading for text, reading in found.items() if reading}
 
-    def _reading_of(self, item: Item, client: Client) -> Reading | None:
-        reading = item.reading(client.vectors, busy=self._busy)
+    def _reading_of(self, item: Item, vectors: Vectors) -> Reading | None:
+        reading = item.reading(vectors, busy=self._busy)
         changed = self._changed.get((item.device, item.name))
         # a driver stamps a definition when it tells it: only what is listened to has an age
         return replace(reading, time=changed) if reading and changed else reading
 
-    async def listen(self, items: list[str]) -> None:
+    async def listen(self, items: list[str], limit: float) -> None:
         """Hear what some items are, and each change."""
         wanted = {text: self._item(text) for text in items}
         self._changed = {}
         client = self._client = Client()
-        await client.connect(self._host, self._port, self.timeout)
+        await client.connect(self._host, self._port, limit)
 
         def hear(what: str, vector: Vector) -> None:
             self._note(what, vector)
             key = vector.device, vector.name
             for text, item in wanted.items():
                 if key in item.keys or key == (item.device, CONNECTION):
-                    reading = self._reading_of(item, client)
+                    reading = self._reading_of(item, client.vectors)
                     if reading or what == "del":  # else it is about to be defined
                         self.heard(text, reading or Reading(None, "ABSENT"))
 
