@@ -78,6 +78,22 @@ def test_what_is_still_moving_is_flagged_on_request() -> None:
         1.0, "DISCONNECTED BUSY", "", AT)
 
 
+@pytest.mark.parametrize(("item", "name", "value"), [
+    ("FILTER_SLOT.V", "FILTER_SLOT", 2.0), ("FILTER_NAME.F{FILTER_SLOT.V}", "FILTER_SLOT", "B"),
+    ("DOME_SHUTTER", "DOME_SHUTTER", "OPEN")])
+def test_what_is_still_being_chosen_is_always_flagged(item: str, name: str, value: Value) -> None:
+    told = [Vector("D", "FILTER_NAME", "Text", "Ok", "rw", {"F2": "B"}, STAMP),
+            Vector("D", "FILTER_SLOT", "Number", "Busy", "rw", {"V": 2.0}, STAMP),
+            Vector("D", "DOME_SHUTTER", "Switch", "Busy", "rw", {"OPEN": True}, STAMP)]
+    assert reading(item, *told) == Reading(value, "BUSY", "", AT)
+
+
+@pytest.mark.parametrize("kind", ["Number", "Light"])
+def test_a_state_that_is_busy_is_a_good_value(kind: str) -> None:
+    made = reading("P._STATE", vector(kind, "Busy", E="Busy"), busy=True)
+    assert made == Reading("Busy", "", "", AT)
+
+
 def test_what_is_not_there() -> None:
     assert reading("P.E") is None
     assert reading("P.E", connected=False) == Reading(None, "DISCONNECTED")

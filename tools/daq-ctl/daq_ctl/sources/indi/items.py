@@ -20,6 +20,8 @@ Vectors = Mapping[tuple[str, str], Vector]
 _ITEM = re.compile(r"(?:(?P<device>.+)/)?(?P<name>[^./{}]+)"
                    r"(?:\.(?P<element>[^/{}]*(?:\{(?P<by>[^./{}]+)\.(?P<index>[^/{}]+)\})?))?")
 CONNECTION, STATE = "CONNECTION", "_STATE"
+# what they say while they are Busy is where they come from, or go to, and no moment of a movement
+_CHOICES = {"FILTER_SLOT", "DOME_SHUTTER"}
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,14 @@ class Item:
         states = {vectors[key].state for key in self.keys}
         if not connected:
             made = made.flagged("DISCONNECTED")
-        # a state that is asked for is a good value even if it is Alert, and so is that of a light
-        if "Alert" in states and self.element != STATE and vector.kind != "Light":
+        if self.element == STATE or vector.kind == "Light":
+            return made  # a state that is asked for is a good value even if it is Alert, or Busy
+        if "Alert" in states:
             made = made.flagged("ALERT")
-        if busy and "Busy" in states:
+        choice = bool(_CHOICES & {self.name, self.by})
+        if "Busy" in states and (busy or choice):
             # what still moves is right for its moment, and belongs to a mean
-            made = replace(made.flagged("BUSY"), off_limits=not made.flag)
+            made = replace(made.flagged("BUSY"), off_limits=not (made.flag or choice))
         return made
 
     def _value(self, vector: Vector, vectors: Vectors) -> tuple[Value | None, str]:
