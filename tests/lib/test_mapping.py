@@ -211,9 +211,12 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for 
 
 @pytest.mark.parametrize(("text", "why"), [
     ("", "no list of rows"), ("a: b", "no list of rows"), ("keywords: 5", "no list of rows"),
-    ("- [", "not YAML"), ("\tx", "not YAML"), (b"\xff\xfe\x00", "not YAML"),
-    ("!!python/object:os.system {}", "not YAML"), ("- 5", "row 1: this is no row"),
-    ("[" * 5000, "not YAML"), (BOMB + "keywords: [*a59]", "row 1: this is no row"),
+    ("- [", "wrong as YAML"), ("\tx", "wrong as YAML"),
+    (b"\xff\xfe\x00", "wrong as YAML"),
+    ("!!python/object:os.system {}", "wrong as YAML"), ("- 5", "row 1: this is no row"),
+    ("[" * 5000, "nested too deeply"), ("[" * 200_000, "nested too deeply"),
+    ("- pv: x\n  keyword: A\n  pv: y\n  keyword: B\n", "pv is there twice"),
+    (BOMB + "keywords: [*a59]", "row 1: this is no row"),
     (BOMB + "keywords: [{pv: x, keyword: A, unit: *a59}]", "row 1: unit is no printable"),
     ("#" * 300_000, "cannot be read")])
 def test_a_file_that_is_not_right_is_refused(

@@ -6,6 +6,7 @@ and no value that comes later makes a keyword that a merge refuses.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ MEMBERS = ("keyword", "when", "type", "unit", "comment", "format", "scale", "add
            "required", "maxAge")
 _LARGEST = 256 * 1024  # bytes of a table: thousands of rows
 _MANY = 2000  # rows
+_DEEPEST = 20  # a row is at depth 3
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,13 @@ class Row:
         """Refuse a row none of whose values a card could hold.
 
         Raises:
-            Unfit: says why.
+            ValueError: says why.
         """
         sample = _TYPES[self.type or _WRITES.get(self.format[-1:], "float")]
-        cardlayout.of_json(self._card(sample, Reading()), "", lambda _: None)
+        try:
+            cardlayout.of_json(self._card(sample, Reading()), "", lambda _: None)
+        except Unfit as error:
+            raise ValueError(f"keyword {short(self.keyword)}: {error.rule}") from error
 
 
 def _plain(value: Value) -> str:
@@ -171,8 +176,11 @@ def of_options(options: Options, member: str) -> list[Row]:
         errors.BadData: says which row, why, and what is allowed.
     """
     file, inline = options.text("mapping", "", "a Config Path"), options.rows("keywords")
-    rows = of_file(file, member) if file else []
-    return combined(_rows(inline, member, "option keywords"), rows)
+    try:
+        rows = of_file(file, member) if file else []
+        return combined(_rows(inline, member, "option keywords"), rows)
+    except errors.BadData as error:
+        raise errors.BadData(f"source {options.source!r}: {error.message}", error.remedy) from error
 
 
 def combined(*tables: Iterable[Row]) -> list[Row]:
@@ -212,18 +220,44 @@ def of_path(path: str, member: str) -> list[Row]:
     except OSError as error:
         raise errors.BadData(f"the mapping {path} cannot be read: {error.strerror}",
                              "mend the file, or its permissions") from error
-    return _rows(_listed(data, path), member, path)
+    return list(_table(data, path, member))
+
+
+@functools.lru_cache(maxsize=8)  # each acquisition asks for it twice, in the daemon's event loop
+def _table(data: bytes, path: str, member: str) -> tuple[Row, ...]:
+    return tuple(_rows(_listed(data, path), member, path))
 
 
 def _listed(data: bytes, path: str) -> list[Any]:
     import yaml  # here: only who has a table pays for it
 
-    loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]
+        """Takes no member twice: a row whose dash was forgotten would be lost without a word."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key in (key for key, _ in node.value if key.id == "scalar"):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{key.value[:64]} is there twice; does a row lack its dash?",
+                        problem_mark=key.start_mark)
+                seen.add(key.value)
+            made: dict[Any, Any] = super().construct_mapping(node, deep)
+            return made
+
     try:
-        document = yaml.load(data, loader)
+        depth = 0
+        for event in yaml.parse(data, base):
+            depth += (isinstance(event, yaml.CollectionStartEvent)
+                      - isinstance(event, yaml.CollectionEndEvent))
+            if depth > _DEEPEST:  # libyaml ends the process when it is very much more
+                raise ValueError("it is nested too deeply")
+        document = yaml.load(data, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         told = " ".join(str(error).split())
-        raise errors.BadData(f"the mapping {path} is not YAML: {told}",
+        raise errors.BadData(f"the mapping {path} is wrong as YAML: {told}",
                              "mend it; see docs/metadata.md") from error
     rows = document.get("keywords") if isinstance(document, dict) else document
     if not isinstance(rows, list):
@@ -258,9 +292,6 @@ def _row(row: Any, member: str, where: str) -> list[Row]:
                  for when in moments]
         for each in found:
             each.check()
-    except Unfit as error:
-        raise errors.BadData(f"{where}: keyword {short(row['keyword'])}: {error.rule}",
-                             "correct it; see docs/metadata.md") from error
     except ValueError as error:
         raise errors.BadData(f"{where}: {error}", "correct it; see docs/metadata.md") from error
     return found

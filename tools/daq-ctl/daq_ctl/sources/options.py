@@ -17,7 +17,11 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class Options:
-    """Reads each option once, checks it, and in the end refuses those that nobody asked for."""
+    """Reads each option once, checks it, and in the end refuses those that nobody asked for.
+
+    Attributes:
+        source: the ``sourceName``, for messages.
+    """
 
     def __init__(self, source: str, query: str, given: Any) -> None:
         """Take what was given.
@@ -30,7 +34,7 @@ class Options:
         Raises:
             errors.BadData: an option is given twice, or they are no object.
         """
-        self._source = source
+        self.source = source
         self._known: list[str] = []
         if not isinstance(given, dict):
             raise errors.BadData(f"source {source!r}: its options are no object",
@@ -59,7 +63,7 @@ class Options:
         Raises:
             errors.BadData: always.
         """
-        raise errors.BadData(f"source {self._source!r}: option {name}: {why}", remedy)
+        raise errors.BadData(f"source {self.source!r}: option {name}: {why}", remedy)
 
     def _get(self, name: str) -> Any:
         self._known.append(name)
