@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BYTES_MAX = 1 << 20
 
 NULL = "tag:yaml.org,2002:null"
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def compose(path: str, page: str) -> yaml.Node:
@@ -88,7 +89,9 @@ def pairs(node: Any, path: str, what: str) -> Iterator[tuple[Any, Any]]:
 
 
 def plain(node: Any, path: str, what: str) -> dict[str, Any]:
-    """Return a mapping of plain values, or lists of them, as YAML's core schema reads them.
+    """Return a mapping of plain values, or lists of them, as YAML reads them.
+
+    A number with colons, which YAML 1.1 reads in base 60, is none.
 
     Raises:
         errors.BadConfig: it is none, or has a name twice, or a value that is no plain one.
@@ -99,6 +102,10 @@ def plain(node: Any, path: str, what: str) -> dict[str, Any]:
     for key, value in pairs(node, path, what):
         if key.value in made:
             raise bad(path, key, f"{key.value} occurs twice", "leave one of them out")
+        for part in value.value if value.id == "sequence" else [value]:
+            if part.tag in NUMBERS and ":" in part.value:  # 12:30:00 is 45000 in YAML 1.1
+                raise bad(path, part, f"{key.value}: {part.value} is no number",
+                          "write a decimal one, or quotes")
         try:
             made[key.value] = yaml.SafeLoader("").construct_object(value, deep=True)
         except (ValueError, yaml.YAMLError) as error:  # no such day; a tag that nobody knows

@@ -159,6 +159,14 @@ def test_a_product_with_units_states_and_flags(live: Live, dcs: Simulator) -> No
     assert checked.returncode == 0, checked.stderr
 
 
+def test_an_alert_does_not_tell_thousands_of_remarks(live: Live) -> None:
+    job = live.begin(lab([{"pv": f"gone{n}", "keyword": f"G{n}"} for n in range(2000)]))
+    live.call("StopDaq", id=job)
+    told = remarks(live, job)
+    assert told.endswith("; and 1900 more, in the log") and told.count("left out") == 100
+    assert "G1999 is left out" in live.told(job)
+
+
 def test_flagged_values_can_be_left_out(live: Live) -> None:
     job = live.begin(lab([{"pv": "hot", "keyword": "HOT"}, {"pv": "temp", "keyword": "TEMP"}],
                          flagged="leave-out"))

@@ -82,6 +82,12 @@ def test_a_card() -> None:
         "HIERARCH ESO TEL TRACK       =            T")
 
 
+@pytest.mark.parametrize("members", [{"scale": 0.001}, {"add": 273.15}])
+def test_a_number_that_is_scaled_has_the_unit_of_its_row_only(members: dict[str, Any]) -> None:
+    assert keyword(1.5, "", "mm", **members)[0].get("comment") is None
+    assert keyword(1.5, "", "mm", unit="m", **members)[0]["comment"] == "[m]"
+
+
 def test_a_flagged_value_says_so_before_the_comment() -> None:
     assert card(1.5, "ALERT", "K", comment="outside") == (
         "TEMP    =                  1.5 / [K] ALERT: outside")
@@ -216,6 +222,7 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for 
     ("!!python/object:os.system {}", "wrong as YAML"), ("- 5", "row 1: this is no row"),
     ("[" * 5000, "nested too deeply"), ("[" * 200_000, "nested too deeply"),
     ("- pv: x\n  keyword: A\n  pv: y\n  keyword: B\n", "pv is there twice"),
+    ("- {pv: x, keyword: A, add: -24:30:00}", "-24:30:00 is no number"),
     (BOMB + "keywords: [*a59]", "row 1: this is no row"),
     (BOMB + "keywords: [{pv: x, keyword: A, unit: *a59}]", "row 1: unit is no printable"),
     ("#" * 300_000, "cannot be read")])

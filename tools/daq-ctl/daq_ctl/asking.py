@@ -14,6 +14,8 @@ from daqlib import alerts, errors
 from daqlib.dictionary import Dictionaries
 from daqlib.history import Told
 
+_MOST = 100  # remarks that an alert tells: it is part of each status that is published
+
 T = TypeVar("T")
 Answers = list[tuple[Live, T | errors.DaqError]]
 Failures = list[tuple[Live, errors.DaqError]]
@@ -105,7 +107,8 @@ def stopped(answers: Answers[Delivery], dictionaries: Dictionaries) -> list[Told
                 told.append(("alert", alerts.make("source-keywords", each.name,
                                                   f"source {each.name}: {text}")))
         if remarks:
-            text = f"source {each.name}: {'; '.join(remarks)}"
+            more = [f"and {len(remarks) - _MOST} more, in the log"] if len(remarks) > _MOST else []
+            text = f"source {each.name}: {'; '.join([*remarks[:_MOST], *more])}"
             told.append(("alert", alerts.make("source-remarks", each.name, text)))
         told += each.told(delivery.fault and f"source {each.name}: {delivery.fault}")
     return told

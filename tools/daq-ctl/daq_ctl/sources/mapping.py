@@ -15,7 +15,7 @@ from typing import Any
 
 from daq_ctl.sources.options import Options
 from daq_ctl.sources.readings import POINTS, SPANS, Reading, Span, Value
-from daqlib import cardlayout, config, errors, fsops
+from daqlib import cardlayout, config, errors, fsops, yamlfile
 from daqlib.cardname import Unfit
 from daqlib.cardvalue import short
 
@@ -43,7 +43,7 @@ class Row:
         keyword: its name, ESO keywords with ``ESO`` and blanks.
         when: one of ``start, end, mean, min, max``.
         type: float, integer, string or boolean; empty: what the format writes, else as it is read.
-        unit: replaces the unit that the source gives.
+        unit: replaces the unit that the source gives, which a scaled or shifted number has not.
         comment: of the card.
         format: an ANSI C conversion.
         scale: factor of a number.
@@ -75,9 +75,10 @@ class Row:
         if value is None:
             return reading
         value = self.names.get(_plain(value), value)
-        if not isinstance(value, bool | str) and (self.scale, self.add) != (1.0, 0.0):
-            value = value * self.scale + self.add
-        return replace(reading, value=value)
+        if isinstance(value, bool | str) or (self.scale, self.add) == (1.0, 0.0):
+            return replace(reading, value=value)
+        # the unit that the source gives is not that of the new number
+        return replace(reading, value=value * self.scale + self.add, unit="")
 
     def span(self) -> Span:
         """Return an empty span for converted readings."""
@@ -234,7 +235,17 @@ def _listed(data: bytes, path: str) -> list[Any]:
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     class Loader(base):  # type: ignore[misc]
-        """Takes no member twice: a row whose dash was forgotten would be lost without a word."""
+        """Takes no member twice, as a row whose dash was forgotten would be lost without a word.
+
+        Nor a number with colons, which YAML 1.1 reads in base 60: 12:30:00 would be 45000.
+        """
+
+        def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+            if node.tag in yamlfile.NUMBERS and ":" in node.value:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{node.value[:64]} is no number: write a decimal one, or quotes",
+                    problem_mark=node.start_mark)
+            return super().construct_scalar(node)
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
