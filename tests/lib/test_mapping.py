@@ -96,6 +96,17 @@ def test_a_flagged_value_says_so_before_the_comment() -> None:
     assert keyword(1.5, "ALERT", keep=False) == (None, "TEMP is left out: x is flagged ALERT")
 
 
+def test_a_flag_is_shown_or_the_value_is_left_out() -> None:
+    name = "ESO INS A VERY LONG NAME OF IT"
+    assert card("y" * 25, "LOST", "mm", keyword=name, comment="words").endswith("' / LOST")
+    assert card(1.23456789, "ALERT, LOST, 2 s MISSING STALE 7 s", "units", keyword=name).endswith(
+        "= 1.23456789 / ALERT, LOST, 2 s MISSING")
+    assert keyword("y" * 36, "LOST", keyword=name)[0] is None
+    assert "no room for its flag LOST" in keyword("y" * 36, "LOST", keyword=name)[1]
+    assert keyword("y" * 36, "", "mm", keyword=name)[0]["value"] == "y" * 36
+    assert "LOST" in card("y" * 90, "LOST", "mm", keyword=name, comment="words")
+
+
 def test_several_moments_of_one_row() -> None:
     made = rows({"pv": "x", "keyword": "ESO TEL AIRM {when}", "when": ["start", "end"]},
                 {"pv": "x", "keyword": "RA-{when}", "when": "mean"})

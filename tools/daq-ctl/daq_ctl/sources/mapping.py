@@ -99,8 +99,7 @@ class Row:
         if told and not keep:
             return None, self._left_out(told)
         try:
-            made = self._card(self._typed(self._wrapped(reading.value)), reading)
-            cardlayout.of_json(made, self.item, lambda _: None)
+            made = self._fitting(self._typed(self._wrapped(reading.value)), reading)
         except Unfit as error:
             return None, self._left_out(f"{self.item} is {short(reading.value)}: {error.rule}")
         except ValueError as error:
@@ -109,6 +108,23 @@ class Row:
 
     def _left_out(self, why: str) -> str:
         return f"{self.keyword} is left out: {why}"
+
+    def _fitting(self, value: Value, reading: Reading) -> dict[str, Any]:
+        """Return a keyword whose card shows its flag, instead of all else that is too long.
+
+        Raises:
+            ValueError: no card can hold it, or none with its flag.
+        """
+        made = self._card(value, reading)
+        if not self._shows(made, reading.flag):
+            made["comment"] = reading.flag
+            if not self._shows(made, reading.flag.split()[0]):
+                raise ValueError(f"{short(value)} leaves no room for its flag {reading.flag}")
+        return made
+
+    def _shows(self, made: dict[str, Any], flag: str) -> bool:
+        cards = b"".join(cardlayout.of_json(made, self.item, lambda _: None)).decode()
+        return not flag or flag in cards.rpartition(" / ")[2]
 
     def _card(self, value: Value, reading: Reading) -> dict[str, Any]:
         # the unit stands in brackets before the comment (FITS Standard 4.0, section 4.3.2), the
