@@ -26,11 +26,14 @@ def sky(daq: Daq) -> Observatory:
     return made
 
 
-def listed(product: Path, *names: str) -> list[list[str]]:
-    """Return what ``dfits -x 0 | fitsort`` lists of some keywords, a line for each extension."""
-    cards = subprocess.run(["dfits", "-x", "0", product], capture_output=True, check=True)
+def listed(product: Path, extension: int, *names: str) -> list[str]:
+    """Return what ``dfits -x N | fitsort`` lists of some keywords; 0 is all HDUs together."""
+    cards = subprocess.run(["dfits", "-x", str(extension), product], capture_output=True,
+                           check=True)
     table = subprocess.run(["fitsort", *names], input=cards.stdout, capture_output=True, check=True)
-    return [line.split("\t") for line in table.stdout.decode().splitlines()]
+    head, line = table.stdout.decode().splitlines()
+    assert [name.strip() for name in head.split("\t")[1:-1]] == list(names)
+    return [value.strip() for value in line.split("\t")[1:-1]]
 
 
 def sound(product: Path) -> None:
@@ -60,8 +63,9 @@ def test_two_cameras_and_all_devices_are_one_product(sky: Observatory) -> None:
             assert (hdu.header["INSTRUME"], hdu.header["EXPTIME"]) == (camera, seconds)
         assert [first.name, second.name] == ["vis", "nir"]
         assert second.header["FRAME"] == "Dark"
-    table = listed(product, "INSTRUME", "EXPTIME", "XTENSION")
-    assert [line[1:3] for line in table[-2:]] == [[vis, "3.000000E-01"], [nir, "2.000000E-01"]]
+    assert listed(product, 0, "ARCFILE", "AMBTEMP") == [product.name, "15.0"]
+    assert listed(product, 1, "INSTRUME", "EXPTIME") == [vis, "3.000000E-01"]
+    assert listed(product, 2, "INSTRUME", "EXPTIME") == [nir, "2.000000E-01"]
 
 
 def test_acquisitions_with_other_cameras_do_not_wait_for_each_other(sky: Observatory) -> None:
