@@ -262,8 +262,9 @@ class Acquisition:
         return [*found[0], *found[1]]
 
     async def _begin_together(self, group: list[Live]) -> Answers[None]:
-        answers = await self._turns.ask(group, lambda each: each.source.prepare())
-        if failed := [(each, answer) for each, answer in answers if answer is not None]:
+        answers = await self._turns.prepare(group)
+        failed = [(each, answer) for each, answer in answers if answer is not None]
+        if failed or self._turns.overtaken:
             return list(failed)
         return await self._turns.ask(group, lambda each: each.source.start())
 

@@ -45,6 +45,7 @@ class Turns:
         self._job, self._journal = job, journal
         self._task: asyncio.Task[Any] | None = None
         self._asking: set[asyncio.Task[Any]] = set()
+        self._preparing: set[asyncio.Task[Any]] = set()
         self._stronger = ""
         self.kind = ""
         self.overtaken = self.closed = False
@@ -108,11 +109,9 @@ class Turns:
         if states.STRENGTH.get(kind, 0) <= states.STRENGTH.get(self.kind, 0):
             return
         self.overtaken, self._stronger = True, kind
-        if self.kind == "start":
-            # requests to start are out: a source that begins after we looked away would record
-            # for ever, so their replies are waited for, and nothing more is started
-            return
-        for request in self._asking:
+        # requests to start are out: a source that begins after we looked away would record for
+        # ever, so their replies are waited for, and nothing more is started
+        for request in self._preparing if self.kind == "start" else self._asking:
             request.cancel()
 
     def heed(self) -> None:
@@ -128,6 +127,10 @@ class Turns:
     async def ask(self, group: list[Live], act: Callable[[Live], Awaitable[T]]) -> Answers[T]:
         """Ask sources concurrently (:func:`daq_ctl.asking.ask`), until something stronger comes."""
         return await asking.ask(group, act, self._asking)
+
+    async def prepare(self, group: list[Live]) -> Answers[None]:
+        """Have sources set up what a start needs; nothing records yet, so nobody waits for them."""
+        return await asking.ask(group, lambda each: each.source.prepare(), self._preparing)
 
     async def cancel(self) -> None:
         """End the operation under way; what it has begun to record is on record."""
