@@ -46,6 +46,9 @@ def test_it_knows_what_was_defined_and_what_was_taken_back() -> None:
                               ("set", "GAIN", "Busy"), ("def", "GAIN", "Ok"), ("del", "T", "Idle")]
             gain: Vector = client.vectors["CCD", "GAIN"]
             assert (gain.elements, gain.kind, gain.perm) == ({"GAIN": 3.0}, "Number", "rw")
+            server.say(changed("GAIN", OTHER=1, GAIN=4))
+            await client.until(lambda: gain.elements["GAIN"] == 4, PATIENCE_S)
+            assert gain.elements == {"GAIN": 4.0}, "what was not defined is not known"
             server.say(b'<delProperty device="CCD"/>')
             await client.until(lambda: not client.vectors, PATIENCE_S)
     run(test)

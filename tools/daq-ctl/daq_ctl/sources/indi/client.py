@@ -202,7 +202,9 @@ class Client(asyncio.Protocol):
             return  # never defined, or taken back: the protocol does not know it
         state = message.attributes.get("state", vector.state)
         vector.state = state if state in wire.STATES else "Alert"
-        vector.elements.update(message.elements)
+        for name, value in message.elements.items():
+            if message.what == "def" or name in vector.elements:  # else it would grow for ever
+                vector.elements[name] = value
         vector.timestamp = message.attributes.get("timestamp", "")
         vector.heard = time.monotonic()
         self._tell(message.what, vector)
