@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daqlib import rpc
 from harness import Daq, wait_until
 from indi import BRISK, CAMERA, Observatory
 
@@ -138,6 +140,38 @@ def test_an_abort_leaves_nothing(sky: Observatory) -> None:
     sky.live.until(job, "Aborted")
     assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Idle"
     assert not (sky.daq.spool / "data" / job / "live" / "ccd").exists()
+
+
+def test_what_somebody_else_takes_afterwards_replaces_nothing(sky: Observatory) -> None:
+    other = sky.camera("Other")
+    sky.tell(f"{CCD}.CONNECTION.CONNECT=On")
+    before = wait_until(lambda: sky.told(CCD, "UPLOAD_SETTINGS.UPLOAD_PREFIX"))
+    job = sky.live.begin(sky.source(CCD), sky.source(other, "other", 1000, stop="abort"))
+    sky.until(CCD, "UPLOAD_SETTINGS.UPLOAD_PREFIX", before)
+    (file,) = (path for path in sky.files(job))
+    image = file.read_bytes()
+    sky.tell(f"{CCD}.UPLOAD_MODE.UPLOAD_LOCAL=On")
+    sky.tell(f"{CCD}.CCD_EXPOSURE.CCD_EXPOSURE_VALUE=0.1")
+    sky.until(CCD, "CCD_FILE_PATH._STATE", "Ok")
+    sky.until(CCD, "CCD_EXPOSURE._STATE", "Ok")
+    sky.live.call("StopDaq", id=job)
+    assert ended(sky, job)["files"] == [str(file)]
+    assert sky.files(job) == [file]
+    assert file.read_bytes() == image
+
+
+def test_an_abort_does_not_wait_for_a_camera_that_cools(sky: Observatory) -> None:
+    cooling = {"CCD_TEMPERATURE.CCD_TEMPERATURE_VALUE": -40}
+    with ThreadPoolExecutor() as pool:
+        source = sky.source(CCD, setup=cooling, slack=3600)
+        starting = pool.submit(sky.live.begin, source, id="cold")
+        sky.until(CCD, "CCD_TEMPERATURE._STATE", "Busy")
+        sky.live.call("AbortDaq", id="cold")
+        with pytest.raises(rpc.RemoteError, match="overtaken by AbortDaq"):
+            starting.result()
+    sky.live.until("cold", "Aborted")
+    assert sky.told(CCD, "CCD_TEMPERATURE._STATE") == "Busy"
+    assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Idle"
 
 
 def test_the_status_tells_how_long_it_still_takes(sky: Observatory) -> None:

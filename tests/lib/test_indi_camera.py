@@ -6,14 +6,15 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Order, Source, make
+from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery, Order, Source, make
+from daq_ctl.sources.indi.camera import Camera
 from daqlib import errors
 from indi_server import PATIENCE_S, SHORT_S, Server, changed, defined, run, serving
 
@@ -89,6 +90,12 @@ async def exposing(folder: Path, **options: Any) -> AsyncIterator[tuple[Ccd, Sou
             yield server, source
         finally:
             await source.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def test_an_exposure_ends_by_what_follows_its_command_only(tmp_path: Path) -> None:
@@ -170,6 +177,50 @@ def test_a_connection_that_breaks_loses_nothing(tmp_path: Path) -> None:
             server.state = "Ok"
             assert await source.wait(PATIENCE_S)
             assert (await source.stop(1)).files == [server.path]
+    run(test)
+
+
+def test_an_image_that_has_come_is_not_lost_with_the_connection(tmp_path: Path) -> None:
+    async def test() -> None:
+        for lost in (False, True):
+            async with exposing(tmp_path, delivery="client") as (server, source):
+                image = tmp_path / "data/job/live/ccd" / f"{server.settings['UPLOAD_PREFIX']}.fits"
+                server.writers[1].write(
+                    b'<setBLOBVector device="CCD" name="CCD1" state="Ok"><oneBLOB name="CCD1" '
+                    b'size="5" format=".fits">aW1hZ2U=</oneBLOB></setBLOBVector>\n')
+                await until(image.exists)
+                server.state = "Busy" if lost else "Ok"
+                await source.close()
+                later = camera(server, tmp_path, delivery="client")
+                assert await later.wait(PATIENCE_S)
+                assert await later.stop(1) == Delivery([str(image)])
+                assert image.read_bytes() == b"image"
+                await later.abort()
+                await later.close()
+    run(test)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_connection_that_breaks_before_the_start_is_made_anew(
+        tmp_path: Path, broken: int) -> None:
+    async def test() -> None:
+        async with serving(Ccd()) as server:
+            source = camera(server, tmp_path, delivery="client")
+            assert isinstance(source, Camera)
+            await source.prepare()
+            client, receiver = source._client, source._receiver
+            assert client and receiver
+            server.writers[broken].close()
+            await until(lambda: [client.fault, receiver.fault][broken])
+            server.heard = ""
+            starting = asyncio.create_task(source.start())
+            await server.until_heard("CCD_EXPOSURE_VALUE")
+            assert "<enableBLOB" in server.heard
+            for writer in server.writers:
+                if not writer.is_closing():
+                    writer.write(changed("CCD_EXPOSURE", state="Busy", CCD_EXPOSURE_VALUE=1))
+            await starting
+            await source.close()
     run(test)
 
 

@@ -27,6 +27,15 @@ _FORMATS = (".fits", ".fit", ".fts", ".fits.fz")
 _PIECE = 256 * 1024
 
 
+def complete(stem: str) -> str:
+    """Return the path of an image that an earlier connection has brought, or an empty text.
+
+    Args:
+        stem: see :class:`Image`.
+    """
+    return next((path for path in (stem + kind for kind in _FORMATS) if os.path.exists(path)), "")
+
+
 class Image:
     """Writes the first image that comes after it was armed; a :class:`wire.Sink`.
 

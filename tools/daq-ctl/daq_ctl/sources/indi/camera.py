@@ -19,8 +19,8 @@ from daq_ctl import sources
 from daq_ctl.journal import durably
 from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery, Source
 from daq_ctl.sources.indi import client as indi
-from daq_ctl.sources.indi.blob import Receiver
-from daq_ctl.sources.indi.device import Device
+from daq_ctl.sources.indi.blob import Receiver, complete
+from daq_ctl.sources.indi.device import Device, together
 from daq_ctl.sources.indi.exposure import ELEMENT, PROPERTY, Exposure
 from daq_ctl.sources.indi.settings import Settings
 from daq_ctl.sources.memo import Memo
@@ -28,6 +28,7 @@ from daq_ctl.sources.options import Options
 from daqlib import errors, fsops, names, uri
 
 _NEEDED = (PROPERTY, "CCD_ABORT_EXPOSURE", "UPLOAD_MODE", "UPLOAD_SETTINGS")
+_DELIVERING = ("UPLOAD_SETTINGS", "UPLOAD_MODE")  # what says where an image goes
 _SLACK_S = 60.0  # beyond the exposure time, for reading out and writing
 _LOOK_S = 10.0  # that one look at an exposure lasts which is waited for
 _LONGEST = 100  # characters that a file name has of the job's id
@@ -61,6 +62,7 @@ class Camera(Source):
         self._memo = Memo(self.order.folder)
         self._prefix = str(self._memo.facts.get("prefix") or self._new_prefix())
         self._began = _moment(self._memo.facts.get("begun"))
+        self._before: dict[str, dict[str, Any]] = self._memo.facts.get("before") or {}
         self._client: indi.Client | None = None
         self._receiver: Receiver | None = None
         self._turn = asyncio.Lock()
@@ -104,13 +106,15 @@ class Camera(Source):
     async def _conclude(self, files: list[str], fault: str) -> None:
         """Keep what the recording brought, for whoever asks next."""
         await self._memo.keep(outcome={"files": files, "fault": fault})
+        await self._give_back()
 
     async def _brought(self) -> tuple[list[str], str]:
         """Return files and fault of an exposure that is over."""
         if self._exposure.fault:
             return [], self._exposure.fault
-        if self._receiver:
-            return [self._receiver.path] if self._receiver.path else [], self._receiver.fault
+        if not self._local:
+            path = await self._image()
+            return ([path], "") if path else ([], self._receiver.fault if self._receiver else "")
         path = self._written()
         if not path:
             return [], "its camera told of no file of this exposure"
@@ -118,6 +122,10 @@ class Camera(Source):
         if files and not self._far:
             fault = await asyncio.to_thread(_missing, files[0])
         return ([] if fault else files), fault
+
+    async def _image(self) -> str:
+        """Return the path of the image that came over the network, if it has come."""
+        return await asyncio.to_thread(complete, self._memo.path(self._prefix))
 
     def _written(self) -> str:
         """Return the path of our file on the camera's host, if the camera has written it."""
@@ -156,11 +164,12 @@ class Camera(Source):
             self._client = client
 
     async def _find_again(self, client: indi.Client) -> None:
-        await client.until(self._told, self.timeout, f"the state of device {self._device_name!r}")
-        if not self._local and self._ours() and self._busy():
+        await self._know(client)
+        there = not self._local and await self._image()
+        if not self._local and not there and self._ours() and self._busy():
             (await self._receive(client)).arm()
         self._exposure.arm(busy=True)
-        if self._local and self._ours() and self._written() and not self._busy():
+        if there or self._local and self._ours() and self._written() and not self._busy():
             self._exposure.end()
         elif not self._device.connected:
             self._exposure.fail("its device was disconnected during the exposure")
@@ -170,6 +179,9 @@ class Camera(Source):
         elif not self._busy():
             self._exposure.fail("its exposure is not there: it never began, or ended without us"
                                 f"{client.said(self._device_name)}")
+
+    async def _know(self, client: indi.Client) -> None:
+        await client.until(self._told, self.timeout, f"the state of device {self._device_name!r}")
 
     def _told(self) -> bool:
         """Tell whether enough is known to say what the camera does."""
@@ -192,6 +204,13 @@ class Camera(Source):
         self._receiver = Receiver(self._device_name, self._memo.path(self._prefix), client.wake)
         await self._receiver.open(self._host, self._port, self.timeout)
         return self._receiver
+
+    async def _give_back(self) -> None:
+        """Have images go where they went before: the next, of whomever, would replace our file."""
+        if self._client and self._ours():
+            with contextlib.suppress(errors.DaqError):  # the recording is over all the same
+                await together(*(self._device.set(name, elements)
+                                 for name, elements in self._before.items() if elements))
 
     async def _drop(self) -> None:
         if self._receiver:
@@ -222,6 +241,7 @@ class Camera(Source):
         await self._settings.apply(device)
         if device.value("CCD_TRANSFER_FORMAT", "FORMAT_FITS") is False:
             await device.set("CCD_TRANSFER_FORMAT", {"FORMAT_FITS": True})
+        self._before = {name: _chosen(device.vector(name)) for name in _DELIVERING}
         mode = "UPLOAD_LOCAL" if self._local else "UPLOAD_CLIENT"
         await device.set("UPLOAD_MODE", {mode: True})
         where = {"UPLOAD_DIR": self._folder} if self._local and self._folder else {}
@@ -248,8 +268,11 @@ class Camera(Source):
             errors.DaqError: the camera refused, did not answer, or is not as it was set up.
         """
         await self._attach()
+        await self._know(self._device.client)
         self._check_ready()
-        await self._memo.keep(prefix=self._prefix, begun=time.time())
+        if not self._local and (self._receiver is None or self._receiver.done):
+            await self._receive(self._device.client)  # a connection has broken meanwhile
+        await self._memo.keep(prefix=self._prefix, begun=time.time(), before=self._before)
         self._check_ready()  # nothing is waited for between this look and the command
         self._began = time.monotonic()
         self._exposure.arm()
@@ -332,6 +355,7 @@ class Camera(Source):
             except errors.DaqError:
                 if not self._lost():
                     raise
+        await self._give_back()
         await self._drop()
         await self._memo.discard()
         self._began = None
@@ -366,6 +390,11 @@ def _moment(wall: Any) -> float | None:
     if not isinstance(wall, int | float):
         return None
     return time.monotonic() - max(0.0, time.time() - wall)
+
+
+def _chosen(vector: indi.Vector | None) -> dict[str, Any]:
+    """Return what a property says: of a switch what is on, of texts those that are not empty."""
+    return {name: value for name, value in (vector.elements if vector else {}).items() if value}
 
 
 def _missing(path: str) -> str:
