@@ -180,6 +180,16 @@ def test_a_connection_that_breaks_loses_nothing(tmp_path: Path) -> None:
     run(test)
 
 
+def test_commands_that_cross_are_each_answered(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with exposing(tmp_path) as (server, source):
+            assert isinstance(source, Camera)
+            gain = [source._device.set("CCD_CONTROLS", {"Gain": value}) for value in (1, 2)]
+            await asyncio.gather(*gain)
+            assert server.settings["Gain"] == "2"
+    run(test)
+
+
 def test_an_image_that_has_come_is_not_lost_with_the_connection(tmp_path: Path) -> None:
     async def test() -> None:
         for lost in (False, True):

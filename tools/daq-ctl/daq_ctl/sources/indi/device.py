@@ -45,6 +45,7 @@ class Device:
         self.client, self.name = client, name
         self._timeout, self._slack = timeout, slack
         self._answers: dict[str, list[str]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
         client.subscribe(self._hear)
 
     def _hear(self, what: str, vector: Vector) -> None:
@@ -112,6 +113,11 @@ class Device:
             errors.BadData: it refused, or there is no such element.
             errors.Unavailable: it did not answer.
         """
+        # answers do not say to which command: only one is under way
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            await self._set(name, elements)
+
+    async def _set(self, name: str, elements: Mapping[str, Any]) -> None:
         await self.defined(name)
         vector = self.vector(name)
         assert vector
