@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from daqlib import rpc
-from harness import Daq, wait_until
+from harness import CHECKOUT, PATIENCE_S, Daq, free_port, wait_until
 from indi import BRISK, CAMERA, Observatory
 
 pytestmark = pytest.mark.needs("indiserver")
@@ -204,3 +205,14 @@ def test_a_later_daemon_can_abort(sky: Observatory) -> None:
     sky.live.crash()
     sky.live.call("AbortDaq", id=job)
     assert sky.told(CCD, "CCD_EXPOSURE._STATE") == "Idle"
+
+
+@pytest.mark.skipif(not (CHECKOUT / ".venv").exists(), reason="needs what make installs")
+def test_the_demonstration_runs_beside_another_server(sky: Observatory) -> None:
+    sky.daq.program("indiserver", "-v", "-p", free_port(), "indi_simulator_focus",
+                    until="listening")
+    demo = subprocess.run(
+        [*sky.daq.prefix, CHECKOUT / "demo" / "indi"], capture_output=True, text=True,
+        env={**os.environ, "DAQ_DEMO_DIR": str(sky.daq.folder / "demo")}, timeout=2 * PATIENCE_S)
+    assert demo.returncode == 0, demo.stderr
+    assert "StateCompleted/Completed" in demo.stdout
