@@ -77,6 +77,7 @@ def test_what_is_no_fits_file_is_left_out_with_a_word(camera: Camera) -> None:
         camera.write("empty.fits", b"")
         camera.write("broken.fits.gz", gzip.compress(camera.fits)[:15])
         camera.write("wrong.fits.gz", gzip.compress(b"hello"))
+        camera.write("damaged.fits.gz", gzip.compress(camera.fits)[:10] + b"\xff" * 100)
         camera.write("-rf.fits")
         camera.write("two\nlines.fits")
         (Path(os.fsdecode(os.fsencode(camera.path) + b"/\xff.fits"))).write_bytes(camera.fits)
@@ -89,7 +90,8 @@ def test_what_is_no_fits_file_is_left_out_with_a_word(camera: Camera) -> None:
     said = "\n".join(made.remarks)
     assert len(made.remarks) == 6 and all(text.isprintable() for text in made.remarks)
     for part in ("'-rf.fits' is left out: its name", "'empty.fits' is left out: it is empty",
-                 "'folder.fits' is left out: it is no regular file", "5 more files"):
+                 "'folder.fits' is left out: it is no regular file",
+                 "'damaged.fits.gz' is left out: it cannot be unpacked", "6 more files"):
         assert part in said
 
 
@@ -227,6 +229,27 @@ def test_companion(camera: Camera, companion: str) -> None:
     assert "left out: 'b.fits', 'stale.fits' (its companion did not appear" in made.fault
 
 
+def test_a_companion_tells_of_what_was_written_before_it(camera: Camera) -> None:
+    async def record() -> Delivery:
+        source = await begun(camera.source(complete="companion", grace=0, pattern="*.fits"))
+        for name in ("a.fits", "b.fits", "x" * 250 + ".fits"):  # whose companion has no room
+            camera.write(name)
+        for name in ("a.fits", "b.fits"):
+            camera.write(f"{name}.done", b"")
+        await until(source, lambda: finished(source) == ["a.fits", "b.fits"])
+        for name in ("a.fits", "b.fits"):
+            camera.write(name, camera.fits + camera.fits)
+            os.utime(camera.at(name))
+        await until(source, lambda: finished(source) == [])
+        camera.write("b.fits.done", b"")
+        await until(source, lambda: finished(source) == ["b.fits"])
+        return await source.stop(PATIENCE_S)
+
+    made = run(record())
+    assert made.files == [camera.at("b.fits")]
+    assert "left out: 'a.fits'" in made.fault
+
+
 def test_stable(camera: Camera) -> None:
     async def record() -> Delivery:
         source = await begun(camera.source(complete="stable", stableSec=3600))
@@ -295,6 +318,21 @@ def test_a_count(camera: Camera) -> None:
     assert run(record()) == Delivery(
         [camera.at("a.fits"), camera.at("b.fits")],
         remarks=["'bad.fits' is left out: it does not begin as a FITS file does"])
+
+
+def test_a_file_that_is_renamed_counts_once(camera: Camera) -> None:
+    async def record() -> Delivery:
+        source = await begun(camera.source(count=2))
+        camera.write("a.part.fits")
+        await until(source, lambda: finished(source) == ["a.part.fits"])
+        (camera.path / "a.part.fits").rename(camera.path / "a.fits")
+        await until(source, lambda: "a.fits" in finished(source))
+        assert await source.status() == sources.RECORDING
+        camera.write("b.fits")
+        assert await source.wait(PATIENCE_S)
+        return await source.stop(PATIENCE_S)
+
+    assert run(record()) == Delivery([camera.at("a.fits"), camera.at("b.fits")])
 
 
 def test_a_window(camera: Camera) -> None:

@@ -186,7 +186,10 @@ class Folder(Source):
         return not self._look.pending or self._is_full()
 
     def _is_full(self) -> bool:
-        return self._count is not None and len(self._finished()) >= self._count
+        if self._count is None or len(self._finished()) < self._count:
+            return False
+        self._look.rename()  # a file with two names is one
+        return len(self._finished()) >= self._count
 
     def _finished(self) -> list[str]:
         """Return the names of the files to deliver, by the time of their completion."""

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -111,6 +112,7 @@ class Look:
     due: float = 0.0
     _writing: set[str] = field(default_factory=set)  # inotify told of a write, and not of its end
     _awaited: dict[str, str] = field(default_factory=dict)  # companion -> name
+    _heeded: dict[str, Sign] = field(default_factory=dict)  # name -> the companion that said so last
     _inotify: INotify | None = None
     _watch: int = -1
     _next_scan: float = 0.0
@@ -203,13 +205,18 @@ class Look:
 
     def missing(self) -> list[str]:
         """Return the files that were finished and are not there any more, under any name."""
+        self.rename()
+        gone = [name for name in self.done if self._status(name) is None]
+        return [name for name in gone if not self.done.pop(name).why_not]
+
+    def rename(self) -> None:
+        """Forget the names of finished files that have another name by now."""
         gone = [name for name in self.done if self._status(name) is None]
         inodes = {each.sign.inode for name, each in self.done.items() if name not in gone}
-        for name in [*gone]:
-            taken = self.done.pop(name)
-            if taken.why_not or taken.sign.inode in inodes:
-                gone.remove(name)
-        return gone
+        inodes.update(sign.inode for sign, _ in self.pending.values())
+        for name in gone:
+            if self.done[name].sign.inode in inodes:
+                del self.done[name]
 
     def _ripe(self) -> Iterator[tuple[str, float]]:
         """Return the pending files that time alone completes, and when."""
@@ -249,6 +256,10 @@ class Look:
             return os.lstat(os.path.join(self.rule.directory, name))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # the companion of a name that is long enough
+                return None
+            raise
 
     # -- what inotify tells -------------------------------------------------------------------
 
@@ -329,17 +340,24 @@ class Look:
         if not stat.S_ISREG(status.st_mode):
             return True  # it never will be a file
         if self.rule.complete == "companion":
-            return self._is_accompanied(name)
+            return self._is_accompanied(name, status)
         if name in self._writing:
             return False
         since = self.pending[name][1]
         return finished or status.st_size > 0 and now - since >= self.rule.stable
 
-    def _is_accompanied(self, name: str) -> bool:
+    def _is_accompanied(self, name: str, status: os.stat_result) -> bool:
         companion = self.rule.companion_of(name)
         self._awaited[companion] = name
-        status = self._status(companion)
-        return status is not None and _sign(status) != self.before.get(companion)
+        told = self._status(companion)
+        if told is None or _sign(told) == self.before.get(companion):
+            return False
+        # of a file that is written again it was the one before; a network file system may have
+        # shown an old size together with the companion, which is not older than the file then
+        if _sign(told) == self._heeded.get(name) and told.st_mtime_ns < status.st_mtime_ns:
+            return False
+        self._heeded[name] = _sign(told)
+        return True
 
     def _why_not(self, name: str, status: os.stat_result) -> str:
         if not stat.S_ISREG(status.st_mode):
@@ -364,7 +382,7 @@ def not_fits(path: str) -> str:
                 head = gzip.GzipFile(fileobj=file).read(len(_FITS))
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
-    except (EOFError, ValueError) as error:
+    except (EOFError, ValueError, zlib.error) as error:
         return f"it cannot be unpacked: {error}"
     if not head:
         return "it is empty"
