@@ -42,6 +42,10 @@ SCRIPTS = {
     "gate": "#!/bin/sh\ntouch begun\nwhile [ ! -e \"$1\" ]; do sleep 0.02; done\n"
             "cp \"$2\" image.fits\n",
     "litter": "#!/bin/sh\nsleep 300 &\ncp \"$1\" image.fits\n",
+    "dated": "#!/bin/sh\ncp \"$1\" image.fits; echo '{\"AGE\": 1}' > keywords.json\n"
+             "touch -d 2020-01-01 image.fits keywords.json\n",
+    "twice": _TALK + "cp \"$1\" image.fits\nsay file '\"path\": \"image.fits\"'\n"
+             "say file '\"path\": \"./image.fits\"'\n",
     "noexec": "no program\n",
     "nointerpreter": "#!/nowhere/sh\n",
     "closed": "#!/bin/sh\n",
@@ -231,14 +235,17 @@ def test_the_same_program_twice(live: Live, image: Path, tmp_path: Path) -> None
     ("mute", {"args": 5}, "option args"),
     ("mute", {"args": ["a\0b"]}, "option args"),
     ("mute", {"args": ["x" * 5000]}, "4096"),
+    ("mute", {"args": [""] * 5000}, "4096"),
     ("mute", {"speaks": "shell"}, "lines, nothing"),
     ("mute", {"stopSignal": "INT"}, "speaks: nothing"),
     ("mute", {"speaks": "nothing", "stopSignal": "KILL"}, "INT"),
     ("mute", {"speaks": "nothing", "files": ["../../../*"]}, "without '..'"),
     ("mute", {"speaks": "nothing", "files": ["/*/*/*"]}, "has a pattern for directories"),
+    ("mute", {"speaks": "nothing", "files": [""]}, "names no file"),
     ("mute", {"speaks": "nothing", "keywords": "a\nb"}, "control characters"),
     ("mute", {"environment": {"A=B": "1"}}, "no name of a variable"),
     ("mute", {"environment": {"A": ["1"]}}, "environment.A"),
+    ("mute", {"environment": {f"A{n}": "x" * 4096 for n in range(16)}}, "65536"),
     ("mute", {"maxSec": -1}, "maxSec"),
     ("mute", {"maxSecs": 1}, "known here"),
 ])
@@ -310,6 +317,20 @@ def test_files_that_were_there_before_do_not_count(live: Live, image: Path,
     assert files(live, job) == ["image.fits"]
 
 
+def test_what_has_the_time_of_the_exposure_is_of_this_run(live: Live, image: Path) -> None:
+    job = live.begin(leaves(live, "dated", image, files=["./*.fits", "image.fits"],
+                            keywords="keywords.json"))
+    assert live.until(job, "NotScheduled")["error"] is False
+    assert files(live, job) == ["image.fits"] and keywords(live, job) == {"AGE": 1}
+
+
+def test_each_file_that_is_named_has_to_be_there(live: Live, image: Path) -> None:
+    job = live.begin(leaves(live, "dated", image, files=["image.fits", "second.fits"]))
+    live.until(job, "NotScheduled")
+    assert "it wrote no file second.fits" in live.alerts(job)["source-failed:dated"]
+    assert files(live, job) == ["image.fits"]
+
+
 @pytest.mark.parametrize("command", ["StopDaq", "ForceStopDaq"])
 def test_a_deaf_program_is_killed_with_its_children(live: Live, command: str) -> None:
     job = live.begin(leaves(live, "deaf", stopSec=0.2))
@@ -346,6 +367,12 @@ def test_an_abort_removes_what_was_written(live: Live) -> None:
     live.call("AbortDaq", id=job)
     assert live.status(job)["substate"] == "Aborted" and not running(live, job)
     assert os.listdir(folder) == ["stderr"]
+
+
+def test_a_file_that_is_told_in_two_spellings_is_one(live: Live, image: Path) -> None:
+    job = live.begin(program(live, "twice", image))
+    live.until(job, "NotScheduled")
+    assert files(live, job) == ["image.fits"]
 
 
 def test_lines_that_cannot_be_used(live: Live) -> None:

@@ -112,7 +112,7 @@ class Look:
     due: float = 0.0
     _writing: set[str] = field(default_factory=set)  # inotify told of a write, and not of its end
     _awaited: dict[str, str] = field(default_factory=dict)  # companion -> name
-    _heeded: dict[str, Sign] = field(default_factory=dict)  # name -> the companion that said so last
+    _heeded: dict[str, Sign] = field(default_factory=dict)  # name -> the companion heard
     _inotify: INotify | None = None
     _watch: int = -1
     _next_scan: float = 0.0

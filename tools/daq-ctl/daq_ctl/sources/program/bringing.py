@@ -45,12 +45,13 @@ def left(folder: str, call: Call, since: float, fault: str, *, needed: bool) -> 
     """
     if fault:
         return Delivery(fault=f"{fault}; what it wrote is in {folder}")
-    found = [path for pattern in call.files for path in _written(folder, pattern, since)]
-    files, bad = _checked(list(dict.fromkeys(found)), folder)
-    if not found and needed:
-        bad = f"it wrote no file {' or '.join(call.files)}"
-    keywords, wrong = _of_file(os.path.join(folder, call.keywords), since) if call.keywords else (
-        [], "")
+    found = {pattern: _written(folder, pattern, since) for pattern in call.files}
+    files, bad = _checked([path for paths in found.values() for path in paths], folder)
+    absent = [name for name, paths in found.items() if not paths and not glob.has_magic(name)]
+    if needed and (absent or not any(found.values())):
+        lack = f"it wrote no file {' and no '.join(absent) or ' or '.join(call.files)}"
+        bad = "; ".join(filter(None, (lack, bad)))
+    keywords, wrong = _of_file(folder, call.keywords, since) if call.keywords else ([], "")
     return Delivery(files, keywords, bad, wrong)
 
 
@@ -58,18 +59,27 @@ def _written(folder: str, pattern: str, since: float) -> list[str]:
     """Return the files that a pattern names and that were written since."""
     names = sorted(glob.glob(pattern, root_dir=folder)) if glob.has_magic(pattern) else [pattern]
     paths = [os.path.join(folder, name) for name in names if name not in _OURS]
-    return [path for path in paths if _mtime(path) >= since]
+    return [path for path in paths if _is_new(path, folder, since)]
 
 
-def _mtime(path: str) -> float:
+def _is_new(path: str, folder: str, since: float) -> bool:
+    """Tell whether a file is of this run: its own directory was empty, whatever time a file has.
+
+    A camera's program may well set the time of the exposure, and a copy keep that of its origin.
+    """
     try:
-        return os.stat(path).st_mtime
+        return os.stat(path).st_mtime >= since or path.startswith(f"{folder}/")
     except OSError:
-        return 0.0
+        return False
 
 
 def _checked(paths: list[str], folder: str) -> tuple[list[str], str]:
-    """Return those that can be used, durable if they are in the folder, and why some cannot."""
+    """Return those that can be used, durable if they are in the folder, and why some cannot.
+
+    Each is in one spelling, and there once; what is above something is for ``locations`` to refuse.
+    """
+    paths = list(dict.fromkeys(
+        path if ".." in path.split("/") else os.path.normpath(path) for path in paths))
     there = [path for path in paths if os.path.isfile(path)]
     missing = [path for path in paths if path not in there]
     good, bad = sources.locations(there)
@@ -92,8 +102,9 @@ def _settle(path: str) -> None:
         fsops.fsync_dir(os.path.dirname(path))
 
 
-def _of_file(path: str, since: float) -> tuple[list[dict[str, Any]], str]:
-    if _mtime(path) < since:
+def _of_file(folder: str, name: str, since: float) -> tuple[list[dict[str, Any]], str]:
+    path = os.path.join(folder, name)
+    if not _is_new(path, folder, since):
         return [], f"it wrote no file of keywords {path}"
     try:
         return _keywords([strictjson.loads(fsops.read_regular(path, _MOST_KEYWORDS)[0])])

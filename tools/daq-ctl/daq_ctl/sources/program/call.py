@@ -20,6 +20,7 @@ SIGNALS = ("INT", "TERM", "HUP", "USR1", "USR2")  # the first is what Ctrl-C sen
 PREFIX = "OPT_"
 
 _MOST_ARGUMENTS = 4096  # characters in all
+_MOST_ENVIRONMENT = 65536  # the same of all variables; execve(2) takes more
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -77,9 +78,9 @@ def read(order: Order, uri: str, options: Options, *, runs: bool) -> Call:
     if not runs:
         _check_program(order, path)
     arguments = options.texts("args")
-    if sum(map(len, arguments)) > _MOST_ARGUMENTS:
+    if sum(map(len, arguments)) + len(arguments) > _MOST_ARGUMENTS:
         options.refuse("args", "they are too long", f"give up to {_MOST_ARGUMENTS} characters "
-                       "in all, and the rest in a file")
+                       "in all, one for the end of each, and the rest in a file")
     speaks = options.choice("speaks", "lines", "nothing") == "lines"
     asked = options.given("files")
     if speaks:
@@ -136,6 +137,9 @@ def _environment(order: Order, options: Options) -> dict[str, str]:
             options.refuse(f"environment.{name}", "its value is no short text", "give a text of "
                            f"up to {_MOST_ARGUMENTS} characters, or a number")
         made[PREFIX + name] = str(value)
+    if sum(len(name) + len(value) for name, value in made.items()) > _MOST_ENVIRONMENT:
+        options.refuse("environment", "it is too long", f"give up to {_MOST_ENVIRONMENT} "
+                       "characters in all, and the rest in a file")
     return made
 
 
@@ -152,6 +156,8 @@ def _pattern(options: Options, path: str) -> str:
     if glob.has_magic(os.path.dirname(path)):
         options.refuse("files", f"{path[:80]!r} has a pattern for directories",
                        "give each directory by its name")
+    if not os.path.basename(path):
+        options.refuse("files", f"{path[:80]!r} names no file", "give names or patterns of files")
     return _name(options, "files", path)
 
 
