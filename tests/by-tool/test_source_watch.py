@@ -7,6 +7,7 @@ import gzip
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -449,10 +450,13 @@ def test_a_file_system_that_hangs_is_told(camera: Camera, monkeypatch: pytest.Mo
         monkeypatch.setattr(source._look, "look", lambda: asyncio.run_coroutine_threadsafe(
             hang.wait(), loop).result())
         source.timeout = 0.1
+        loop.set_default_executor(ThreadPoolExecutor(1))  # which it does not fill
         for _ in range(2):  # and no second thread hangs in it
             with pytest.raises(errors.Unavailable, match="did not answer within 0.1 s"):
                 await source.wait(PATIENCE_S)
+        assert await asyncio.to_thread(os.getpid) == os.getpid()
         hang.set()
+        await source.close()
 
     run(record())
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from daq_ctl import keywords as keyword_rules
@@ -208,11 +209,8 @@ class Control:
             given = {**given, "allowShared": True}
         job.check(given)
         specification = keyword_rules.accepted_specification(self._site.dictionaries, given)
-        # made only to refuse an unknown scheme or a bad URI before anything is written
-        made_for = [(entry["type"], sources.make(sources.Order(
-                        entry, settings=self._site.settings)).endpoint)
-                    for entry in specification["sources"] if entry["type"] in job.LIVE]
-        wanted = [endpoint for kind, endpoint in made_for if kind == "primarySource"]
+        wanted = await self._checked(
+            [entry for entry in specification["sources"] if entry["type"] in job.LIVE])
         with self._custody.claim(wanted, shared=bool(specification.get("allowShared"))):
             capacity.check_floor(self._spool, self._site.settings)
             submitting = asyncio.create_task(self._submit(specification))
@@ -221,6 +219,27 @@ class Control:
             acquisition = await submitting
         await acquisition.start()
         return self._reply(acquisition.id, False)
+
+    async def _checked(self, entries: list[Document]) -> list[str]:
+        """Return where the primary sources are; bad ones are refused before anything is written.
+
+        A directory or a program may lie on a file system that hangs: in a thread of its own it
+        holds nobody up.
+        """
+        limit = float(self._site.settings["request_timeout_sec"])
+        thread = ThreadPoolExecutor(1, "check")
+        try:
+            async with asyncio.timeout(limit):
+                return await asyncio.get_running_loop().run_in_executor(thread, lambda: [
+                    made.endpoint for made, entry in [
+                        (sources.make(sources.Order(entry, settings=self._site.settings)), entry)
+                        for entry in entries] if entry["type"] == "primarySource"])
+        except TimeoutError:
+            raise errors.Unavailable(
+                f"its sources could not be checked within {limit:g} s",
+                "look at the file systems of the directories and programs that they name") from None
+        finally:
+            thread.shutdown(wait=False)
 
     async def _submit(self, specification: Document) -> Acquisition:
         """Write the job and take it under control; nobody else can take it up in between."""

@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -59,6 +60,7 @@ class Folder(Source):
         self._look = Look(rule)
         self._listens = False
         self._busy: asyncio.Future[Any] | None = None
+        self._thread = _own_thread()
         self._since = _monotonic(facts["began"]) if "began" in facts else math.nan
 
     # -- the recording ------------------------------------------------------------------------
@@ -125,6 +127,8 @@ class Folder(Source):
         """Stop listening to the directory."""
         with contextlib.suppress(errors.Unavailable):
             await self._disk(self._deafen)
+        self._thread.shutdown(wait=False)
+        self._thread = _own_thread()
 
     # -- how it goes on -----------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class Folder(Source):
             async with asyncio.timeout(self.timeout):
                 while self._busy is not None and not self._busy.done():
                     await asyncio.wait([self._busy])
-                task = self._busy = asyncio.ensure_future(asyncio.to_thread(work))
+                task = self._busy = asyncio.get_running_loop().run_in_executor(self._thread, work)
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
                 return await asyncio.shield(task)
         except TimeoutError:
@@ -246,6 +250,11 @@ class Folder(Source):
                 await asyncio.wait_for(_readable(fd), pause)
             pause = _TOGETHER_S
         await asyncio.sleep(max(pause, _TOGETHER_S))
+
+
+def _own_thread() -> ThreadPoolExecutor:
+    """Return a thread that nobody shares: a file system that hangs holds no other source up."""
+    return ThreadPoolExecutor(1, "watch")
 
 
 async def _readable(fd: int) -> None:
