@@ -117,3 +117,22 @@ def test_the_template_as_a_package_of_other_people(daq: Daq) -> None:
         assert hdus[0].header["SAMPTIME"] >= 1
     with pytest.raises(rpc.RemoteError, match="known schemes: .*sample"):
         live.begin({"type": "primarySource", "sourceName": "cam", "rrUri": "simple:/one"})
+
+
+def test_a_source_that_hangs_while_it_is_checked_holds_nobody_up(daq: Daq) -> None:
+    packages = daq.folder / "packages"
+    packages.mkdir()
+    (packages / "stuck.py").write_text(
+        "import os, time\nfrom daq_ctl.sources import Metadata\nclass Stuck(Metadata):\n"
+        "    def configure(self, options):\n"
+        "        while not os.path.exists(self.uri.removeprefix('stuck:')): time.sleep(0.05)\n"
+        "    start = wait = stop = abort = status = None\n")
+    conformance.package(packages, "stuck", stuck_metadata="stuck:Stuck")
+    daq.env["PYTHONPATH"] = str(packages)
+    live = Live(daq, request_timeout_sec=0.5)
+    live.serve()
+    word = daq.folder / "go"
+    with pytest.raises(rpc.RemoteError, match="could not be checked within 0.5 s"):
+        live.begin({"type": "metadataSource", "sourceName": "lab", "rrUri": f"stuck:{word}"})
+    assert live.call("GetState")
+    word.touch()
