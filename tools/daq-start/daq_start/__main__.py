@@ -13,6 +13,7 @@ EXAMPLES = """\
 daq-start --file a.fits --file host:/data/b.fits --keywords @kw.json
 id=$(daq-start @spec.json) && daq-status --wait "$id"
 daq-start --primary dcs@zpb.rr://127.0.0.1:12090/rec --metadata fcf@zpb.rr://127.0.0.1:12091/daq
+daq-start --primary 'cam@indi://localhost/CCD%20Simulator?exposure=2'
 daq-start --hold --file a.fits          # approve it later with mv hold/ID.json collect/
 ssh dhs daq-start --import --spool /data/spool     # what cfg/hand_over of another host runs
 """
