@@ -145,6 +145,31 @@ def test_sources(done: Daq) -> None:
     assert prune(done, "--yes", "--sources-days", OLD) == {}, "there is nothing left to do"
 
 
+def brought(done: Daq, *delivered: str) -> Path:
+    """Have a live source bring a file into the spool, and an outcome that tells of some."""
+    file = done.spool / "data" / "one" / "live" / "cam" / "image.fits"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"SIMPLE")
+    (file.parent / "recording.json").write_text("{}")
+    (done.spool / "data" / "one" / "acquire.json").write_text(json.dumps(
+        {"result": {"sources": [{"sourceName": "cam", "files": list(delivered)}]}}))
+    return file
+
+
+def test_what_live_sources_brought_goes_with_the_sources(done: Daq) -> None:
+    file = brought(done, str(done.spool / "data/one/live/cam/image.fits"))
+    assert prune(done, "--yes", "--sources-days", OLD, "one")["one"]["remove"] == ["sources"]
+    assert not file.parent.parent.exists()
+
+
+@pytest.mark.parametrize("words", [("--sources-days", OLD), ALL])
+def test_what_a_live_source_did_not_deliver_stays(done: Daq, words: tuple[str, ...]) -> None:
+    file = brought(done)
+    kept = prune(done, "--yes", *words, "one")["one"]["kept"]
+    assert "live/cam/image.fits was not delivered" in next(iter(kept.values()))
+    assert file.exists() and (done.spool / "done" / "one.json").exists()
+
+
 def test_products(done: Daq) -> None:
     """They go after the receivers have been asked; what receivers have stays."""
     (name,) = (path.name for path in (done.folder / "b").iterdir())

@@ -28,6 +28,7 @@ DAY = 86400.0
 RESULT, SOURCES, JOB = "result", "sources", "job"
 #: Folders of a job's data with the sources' files: as collected, as live sources brought them.
 COLLECTED = ("sources", LIVE)
+_FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
 #: Deliveries whose bytes are files of this host.
 _LOCAL = ("hardlink", "symlink", "copy")
 #: Where sources go to in one step before they are removed one by one, below ``data/ID``.
@@ -183,6 +184,8 @@ def _ask_receivers(on: Spool, settings: Config, rules: Rules, case: Case,
         if RESULT in case.remove:
             case.keep([RESULT], "the job was aborted, so that nobody is sure to have its product")
         return
+    if why := _left_behind(on, case):
+        case.keep([SOURCES, JOB], why)
     if history.handed_over(events) and not case.product:
         return  # product and receivers are the other host's
     from daqlib import receipts  # here: what is not due needs none
@@ -192,6 +195,21 @@ def _ask_receivers(on: Spool, settings: Config, rules: Rules, case: Case,
         _delivered(on, settings, case, events, standings)
     else:
         _delivered_nowhere(on, rules, case, events)
+
+
+def _left_behind(on: Spool, case: Case) -> str:
+    """Return which file of a live source is in no product, as it was not delivered; or nothing."""
+    data = on.data_path(case.id)
+    told = (manifest.read(os.path.join(data, "acquire.json")) or {}).get("result")
+    sources = told.get("sources", []) if isinstance(told, dict) else []
+    known = {str(name) for source in sources for name in source.get("files", [])}
+    for folder, _, found in os.walk(os.path.join(data, LIVE)):
+        for name in found:
+            path = os.path.relpath(os.path.join(folder, name), on.path())
+            if name.lower().endswith(_FITS) and not any(each.endswith(f"/{path}")
+                                                        for each in known):
+                return f"{path} was not delivered, so that it is in no product"
+    return ""
 
 
 def _delivered_nowhere(on: Spool, rules: Rules, case: Case, events: list[history.Event]) -> None:
