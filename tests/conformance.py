@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def run(uri: str, kind: str = "primarySource", options: dict[str, Any] | None = 
 
 def tried(uri: str, kind: str = "primarySource", options: dict[str, Any] | None = None,
           config: Path | None = None, *, feeder: str = "", ends: float | None = None,
-          path: Iterable[Path] = (), only: str = "") -> Outcome:
+          path: Iterable[Path] = (), only: str = "", prefix: Sequence[str] = ()) -> Outcome:
     """Run the suite.
 
     Args:
@@ -60,6 +60,7 @@ def tried(uri: str, kind: str = "primarySource", options: dict[str, Any] | None 
         ends: seconds within which the source ends by itself.
         path: directories to import from.
         only: the test to run, all if empty.
+        prefix: what begins the command line, to run it where the source is.
     """
     words = [f"--daq-source={uri}", f"--daq-source-type={kind}",
              f"--daq-source-options={json.dumps(options or {})}"]
@@ -68,14 +69,15 @@ def tried(uri: str, kind: str = "primarySource", options: dict[str, Any] | None 
     words += [f"--daq-source-ends={ends}"] if ends is not None else []
     words += [f"-k={only}"] if only else []
     with tempfile.TemporaryDirectory() as folder:
-        return _run(Path(folder), words, [*path, CHECKOUT / "lib", CHECKOUT / "tools/daq-ctl"])
+        found = [*path, CHECKOUT / "lib", CHECKOUT / "tools/daq-ctl"]
+        return _run(Path(folder), prefix, words, found)
 
 
-def _run(folder: Path, words: list[str], path: list[Path]) -> Outcome:
+def _run(folder: Path, prefix: Sequence[str], words: list[str], path: list[Path]) -> Outcome:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     report = folder / "report.xml"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "daq_ctl.conformance.plugin", "-p",
+        [*prefix, sys.executable, "-m", "pytest", "-p", "daq_ctl.conformance.plugin", "-p",
          "no:cacheprovider", "--rootdir", folder, "--basetemp", folder / "tmp",
          f"--junitxml={report}", "--pyargs", "daq_ctl.conformance", *words],
         cwd=folder, capture_output=True, text=True, timeout=600, check=False,
