@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import conformance
 from daqlib import rpc
 from harness import Daq, free_port, make_fits, wait_until
 from live import Live, Simulator
@@ -389,6 +390,18 @@ def test_a_job_that_comes_too_late(live: Live, dcs: Simulator) -> None:
     assert "too late to start" in live.alerts("late")["failed"]
     assert "'noon' is no time" in live.alerts("when")["failed"]
     assert dcs.calls("RecStart", "late") == dcs.calls("RecStart", "when") == 0
+
+
+def test_a_source_whose_adapter_cannot_be_loaded(daq: Daq) -> None:
+    live = Live(daq)
+    daq.env["PYTHONPATH"] = str(conformance.package(daq.folder, "broken", broken="nowhere:Source"))
+    live.serve()
+    source = {"type": "primarySource", "sourceName": "a", "rrUri": "broken:/x"}
+    live.daq.drop("acquire", "dropped", {"sources": [source]})
+    wait_until(lambda: live.daq.tree().get("failed") == ["dropped"])
+    assert "nowhere:Source cannot be loaded" in live.alerts("dropped")["failed"]
+    with pytest.raises(rpc.RemoteError, match="nowhere:Source cannot be loaded"):
+        live.begin(source)
 
 
 def test_jobs_that_can_never_start(live: Live, dcs: Simulator) -> None:

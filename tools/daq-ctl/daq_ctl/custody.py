@@ -144,7 +144,7 @@ class Custody:
             name = self._spool.to_bad("acquire", f"{identifier}.json", error.message)
             log.warning("%s: %s; moved to bad/%s", identifier, error.message, name)
             return
-        except errors.BadData as error:
+        except (errors.BadData, errors.BadConfig) as error:  # an adapter that is not installed
             self._refuse(identifier, error)
             return
         except errors.DaqError:
