@@ -38,6 +38,7 @@ _bar_is_open = False
 STDOUT = "standard output"
 #: The signals that ask a tool to end; SIGHUP comes when a terminal or a connection is closed.
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_AGAIN_S = 0.01
 _BAR, _BAR_MIN = 30, 5
 _REMEDIES = {
     errno.EFBIG: "neither the file system nor 'ulimit -f' may limit the size of files to less",
@@ -155,6 +156,8 @@ def entry(tool: str) -> Callable[[Main], Callable[..., int]]:
             for signum in _ENDINGS:
                 if signal.getsignal(signum) != signal.SIG_IGN:
                     signal.signal(signum, _terminate)
+            if sys.unraisablehook is sys.__unraisablehook__:
+                sys.unraisablehook = _unraised
             code = _guarded(main, sys.argv[1:] if argv is None else argv)
             settle()  # all is said and done; the interpreter would tell of a signal as of a failure
             _end_bar()
@@ -191,6 +194,23 @@ def _drop_unwritten() -> None:
 
 def _terminate(signum: int, _frame: FrameType | None) -> None:
     raise Terminated(signum)
+
+
+def _unraised(told: sys.UnraisableHookArgs) -> None:
+    """Send a signal anew that came where nothing can be raised: in a destructor, in an import."""
+    if not isinstance(told.exc_value, Terminated):
+        sys.__unraisablehook__(told)
+        return
+    import _thread
+
+    _thread.start_new_thread(_send_again, (told.exc_value.signum,))
+
+
+def _send_again(signum: int) -> None:
+    import time
+
+    time.sleep(_AGAIN_S)  # not before what cannot be interrupted is over
+    os.kill(os.getpid(), signum)
 
 
 def settle() -> None:

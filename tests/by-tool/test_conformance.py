@@ -261,6 +261,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.slow
 def test_a_broken_adapter_is_found_out(installed: Path, mutant: str) -> None:
     name = f"test_{MUTANTS[mutant][0]}"
     made = conformance.tried(f"{mutant.lower()}:/one?exposure=3600", path=[installed], only=name,

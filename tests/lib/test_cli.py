@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from daqlib import cli, errors
-from harness import CHECKOUT, SYSTEM_PATH, Daq, make_fits, wait_until
+from harness import CHECKOUT, PATIENCE_S, SYSTEM_PATH, Daq, make_fits, wait_until
 
 
 def run(act: object) -> int:
@@ -423,6 +423,26 @@ def test_termination_before_the_work_is_quiet(daq: Daq) -> None:
         tool.signal(signal.SIGTERM)
         assert tool.wait().code == 128 + signal.SIGTERM
         assert tool.err == ""
+
+
+def test_a_signal_is_not_lost_where_nothing_can_be_raised() -> None:
+    tool = """\
+import os, signal, time
+from daqlib import cli
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+def main(_argv):
+    Dying()
+    time.sleep(600)
+    return 0
+raise SystemExit(cli.entry("daq-test")(main)())
+"""
+    done = subprocess.run([sys.executable, "-c", tool], capture_output=True, timeout=PATIENCE_S,
+                          env={**os.environ, "PYTHONPATH": str(CHECKOUT / "lib")})
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
 
 
 def test_the_version_is_the_packages() -> None:

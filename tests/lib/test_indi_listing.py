@@ -19,7 +19,11 @@ from harness import PATIENCE_S
 Script = Callable[[str, str], list[float | str | None]]
 
 
-def listed(script: Script, *devices: str, silence: float = PATIENCE_S, limit: float = PATIENCE_S,
+#: Seconds that no listing may need: one that ends by them has not seen that it is complete.
+NEVER_S = 10 * PATIENCE_S
+
+
+def listed(script: Script, *devices: str, silence: float = NEVER_S, limit: float = NEVER_S,
            enough: str = "") -> list[str]:
     """Return the properties that are there when a listing is complete."""
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,8 +46,9 @@ def listed(script: Script, *devices: str, silence: float = PATIENCE_S, limit: fl
         client = Client()
         try:
             await client.connect("127.0.0.1", server.sockets[0].getsockname()[1], PATIENCE_S)
-            await Listing(client, list(devices), silence).complete(
-                lambda: ("D", enough) in client.vectors, limit)
+            async with asyncio.timeout(PATIENCE_S):
+                await Listing(client, list(devices), silence).complete(
+                    lambda: ("D", enough) in client.vectors, limit)
             return [name for _, name in client.vectors]
         finally:
             await client.close()

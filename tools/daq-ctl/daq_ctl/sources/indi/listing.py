@@ -57,7 +57,7 @@ class Listing:
         """
         self._client, self._devices, self._silence = client, devices, silence
         self._heard: dict[str, _Device] = {}
-        self._news = 0.0
+        self._news = self._looked = 0.0
         client.subscribe(self._hear)
 
     def _hear(self, what: str, vector: Vector) -> None:
@@ -83,7 +83,7 @@ class Listing:
         for device in self._devices or [""]:
             await self._client.get(device)
         while not enough():
-            now = time.monotonic()
+            self._looked = now = time.monotonic()
             for device, known in list(self._heard.items()):
                 if not known.mark and known.paused <= now:
                     known.mark = random.choice(known.told)
@@ -92,7 +92,8 @@ class Listing:
             if left <= 0:
                 return
             with contextlib.suppress(errors.Unavailable):
-                await self._client.until(enough, left)
+                # whatever is told changes how long to wait
+                await self._client.until(lambda: enough() or self._news > self._looked, left)
             if self._client.fault:
                 raise self._client.fault
 
