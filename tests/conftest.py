@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import zmq
 
-from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh, group
+from harness import CHECKOUT, SYSTEM_PATH, Daq, fresh, group, lacking
 
 # the tests of lib/ and of a tool's own modules run on the checkout, never on an installed copy
 sys.path[:0] = [str(CHECKOUT / "lib"), *map(str, sorted((CHECKOUT / "tools").glob("daq-*")))]
@@ -74,12 +73,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     wanted = {str(name) for mark in item.iter_markers("needs") for name in mark.args}
     missing = sorted(name for name in wanted if not shutil.which(name, path=SYSTEM_PATH))
-    if not missing:
-        return
-    reason = f"{', '.join(missing)} not installed; run tests/setup-system as root"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    if missing:
+        lacking(f"{', '.join(missing)} not installed; run tests/setup-system as root")
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from harness import PATIENCE_S, Daq, free_port, wait_until
+from harness import PATIENCE_S, Daq, free_port, lacking, wait_until
 
 #: A text that Channel Access cuts, unless it is asked for the characters.
 LONG = "longer than the thirty-nine characters that a string of Channel Access has"
@@ -61,12 +59,8 @@ def required(*modules: str, daq: Daq | None = None) -> None:
     if daq and subprocess.run([daq.python, "-c", "import caproto"], check=False,
                               stderr=subprocess.DEVNULL).returncode:
         missing.append("caproto, beside the tools")
-    if not missing:
-        return
-    reason = f"{', '.join(missing)} not installed; make install-dev installs them"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    if missing:
+        lacking(f"{', '.join(missing)} not installed; make install-dev installs them")
 
 
 class Ioc:

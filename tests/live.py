@@ -149,6 +149,13 @@ class Live:
         return {alert["id"]: alert["description"]
                 for alert in json.loads(self.status(job)["message"])}
 
+    def tidy(self) -> None:
+        """Leave a running daemon and no acquisition to the next test."""
+        if not self.daemon.running():
+            self.serve()
+        for now in self.call("GetActiveList"):
+            self.call("ForceAbortDaq", id=now["id"])
+
     def until_alert(self, job: str, alert: str, text: str) -> None:
         """Wait until a job has an alert whose description holds a text."""
         wait_until(lambda: text in self.alerts(job).get(alert, ""),

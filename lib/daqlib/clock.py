@@ -17,6 +17,15 @@ def now() -> float:
     return time.time()
 
 
+def monotonic_of(seconds: float) -> float:
+    """Return a time of day as one of :func:`time.monotonic`; one yet to come is now.
+
+    Args:
+        seconds: since the Unix epoch.
+    """
+    return time.monotonic() - max(0.0, now() - seconds)
+
+
 def header_time() -> float:
     """Return the time to write into FITS headers: ``SOURCE_DATE_EPOCH`` when set, else now."""
     frozen = os.environ.get("SOURCE_DATE_EPOCH", "")

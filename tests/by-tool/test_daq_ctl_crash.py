@@ -19,10 +19,7 @@ pytestmark = [pytest.mark.installed, pytest.mark.xdist_group("daq-ctl-crash")]
 def tidy(live: Live) -> Iterator[None]:
     """Leave a running daemon and no acquisition to the next test."""
     yield
-    if not live.daemon.running():
-        live.serve()
-    for status in live.call("GetActiveList"):
-        live.call("ForceAbortDaq", id=status["id"])
+    live.tidy()
 
 
 def kill_during(live: Live, ask: Callable[[], object], ready: Callable[[], object]) -> None:

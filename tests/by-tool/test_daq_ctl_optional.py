@@ -28,10 +28,7 @@ def stage() -> Iterator[Stage]:
 @pytest.fixture(autouse=True)
 def tidy(live: Live) -> Iterator[None]:
     yield
-    if not live.daemon.running():
-        live.serve()
-    for now in live.call("GetActiveList"):
-        live.call("ForceAbortDaq", id=now["id"])
+    live.tidy()
 
 
 def optional(script: Script, **more: Any) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def stage() -> Iterator[Stage]:
 @pytest.fixture(autouse=True)
 def tidy(live: Live) -> Iterator[None]:
     yield
-    for now in live.call("GetActiveList"):
-        live.call("ForceAbortDaq", id=now["id"])
+    live.tidy()
 
 
 def begin(live: Live, *scripts: Script, **members: Any) -> str:

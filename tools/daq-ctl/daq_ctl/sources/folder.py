@@ -22,7 +22,7 @@ from daq_ctl.sources import ABSENT, ENDED, FAILED, RECORDING, Delivery, Source
 from daq_ctl.sources.folderlook import Look, Rule, Sign
 from daq_ctl.sources.memo import Memo
 from daq_ctl.sources.options import Options
-from daqlib import errors, fsops, names
+from daqlib import clock, errors, fsops, names
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Folder(Source):
         self._listens = False
         self._busy: asyncio.Future[Any] | None = None
         self._thread = _own_thread()
-        self._since = _monotonic(facts["began"]) if "began" in facts else math.nan
+        self._since = clock.monotonic_of(facts["began"]) if "began" in facts else math.nan
 
     # -- the recording ------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class Folder(Source):
         look = self._look
         began = time.time()
         await self._memo.keep(directory=look.rule.directory, home=look.home, began=began)
-        self._since = _monotonic(began)
+        self._since = clock.monotonic_of(began)
         if look.deaf:
             await self.order.say(look.deaf)
 
@@ -298,11 +298,6 @@ def _companion(options: Options, complete: str) -> str:
         options.refuse("companion", f"{made!r} names no file beside another",
                        "give a file name with {name} or {stem}, such as {stem}.ok")
     return made if complete == "companion" else ""
-
-
-def _monotonic(began: float) -> float:
-    """Return the monotonic time at which a recording began, given the time of day."""
-    return time.monotonic() - max(0.0, time.time() - began)
 
 
 def _shown(found: Any) -> str:

@@ -25,7 +25,7 @@ from daq_ctl.sources.indi.exposure import ELEMENT, PROPERTY, Exposure
 from daq_ctl.sources.indi.settings import Settings
 from daq_ctl.sources.memo import Memo
 from daq_ctl.sources.options import Options
-from daqlib import errors, fsops, names, uri
+from daqlib import clock, errors, fsops, names, uri
 
 _NEEDED = (PROPERTY, "CCD_ABORT_EXPOSURE", "UPLOAD_MODE", "UPLOAD_SETTINGS")
 _DELIVERING = ("UPLOAD_SETTINGS", "UPLOAD_MODE")  # what says where an image goes
@@ -61,7 +61,8 @@ class Camera(Source):
         self._slack = options.number("slack", _SLACK_S, least=0, unit="seconds") or 0.0
         self._memo = Memo(self.order.folder)
         self._prefix = str(self._memo.facts.get("prefix") or self._new_prefix())
-        self._began = _moment(self._memo.facts.get("begun"))
+        begun = self._memo.facts.get("begun")
+        self._began = None if begun is None else clock.monotonic_of(begun)
         self._before: dict[str, dict[str, Any]] = self._memo.facts.get("before") or {}
         self._client: indi.Client | None = None
         self._receiver: Receiver | None = None
@@ -383,13 +384,6 @@ class Camera(Source):
         """Let go of the connections; the exposure goes on."""
         self._closed = True
         await self._drop()
-
-
-def _moment(wall: Any) -> float | None:
-    """Return a time of the clock on the wall as one of :func:`time.monotonic`."""
-    if not isinstance(wall, int | float):
-        return None
-    return time.monotonic() - max(0.0, time.time() - wall)
 
 
 def _chosen(vector: indi.Vector | None) -> dict[str, Any]:
